@@ -1,0 +1,1 @@
+"""From a Kaggle segmentation competition's archives to a scored submission."""

@@ -1,0 +1,72 @@
+"""Random changes of a training image and its mask."""
+
+import os
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Augmentation:
+    """Left-right flip, small affine change, colour change; the same for the same seed."""
+
+    def __init__(
+        self,
+        *,
+        hflip: float,
+        affine: float,
+        shift: float,
+        scale: float,
+        rotate: float,
+        colour: float,
+        brightness: float,
+        contrast: float,
+        saturation: float,
+        hue: float,
+    ) -> None:
+        """Set the ranges, all of them symmetric about "no change".
+
+        Args:
+            hflip: probability of a left-right flip.
+            affine: probability that shift (share of the side), scale (about 1) and rotation
+                (degrees) are drawn, each uniformly.
+            colour: probability that brightness, contrast, saturation (about 1) and hue
+                (share of the colour circle) are drawn, each uniformly.
+        """
+        # Importing albumentations asks the network for a newer release unless told not to.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        import albumentations as A
+
+        self._compose = A.Compose(
+            [
+                A.HorizontalFlip(p=hflip),
+                A.Affine(
+                    translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+                    scale=(1 - scale, 1 + scale),
+                    rotate=(-rotate, rotate),
+                    interpolation=cv2.INTER_LINEAR,
+                    mask_interpolation=cv2.INTER_LINEAR,  # the target is soft
+                    border_mode=cv2.BORDER_REFLECT_101,
+                    p=affine,
+                ),
+                A.ColorJitter(
+                    brightness=(1 - brightness, 1 + brightness),
+                    contrast=(1 - contrast, 1 + contrast),
+                    saturation=(1 - saturation, 1 + saturation),
+                    hue=(-hue, hue),
+                    p=colour,
+                ),
+            ]
+        )
+
+    def __call__(self, image: UInt8, target: UInt8, seed: int) -> tuple[UInt8, UInt8]:
+        """Change an (H, W, 3) uint8 RGB image and its (H, W) uint8 soft target (0..255).
+
+        The change depends on the seed alone, not on the process or on earlier calls, so
+        results are the same for any number of workers and after any interruption.
+        """
+        self._compose.set_random_seed(seed)
+        changed = self._compose(image=image, mask=target)
+        return changed["image"], changed["mask"]

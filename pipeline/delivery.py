@@ -1,0 +1,126 @@
+"""Send a submission once, whatever happens on the way, and wait for its score."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+from pipeline import kaggle_site, ledger
+from pipeline.errors import UserError
+from pipeline.ledger import Row
+from pipeline.patience import Patience
+from pipeline.upload import upload
+
+
+def send(
+    account: kaggle_site.Account, slug: str, file: Path, row: Row, book: Path, patience: Patience
+) -> Row:
+    """Submit a file unless Kaggle has these bytes; return the row with Kaggle's number.
+
+    Args:
+        account: who submits.
+        slug: of the competition.
+        file: the submission, checked.
+        row: about it, not in the ledger yet or without an answer there.
+        book: the ledger's path.
+        patience: for the upload, and for a submission without reply to be listed.
+
+    Raises:
+        UserError: Kaggle refuses the file, or has had it before.
+    """
+    was_asked = any(other.sha256 == row.sha256 for other in ledger.read(book))
+    there = find(account, slug, row)
+    if there is None:
+        row = _create(account, slug, upload(account, slug, file, patience), row, book, patience)
+    elif was_asked:  # an earlier run asked and got no answer: this is the answer
+        row = confirm(row, there, book)
+    else:
+        row = confirm(row, there, book)
+        raise UserError(
+            f"{file}: Kaggle has these bytes already, as submission {row.ref} of {there.date} "
+            f"(public {ledger.shown(row.public)}, private {ledger.shown(row.private)}); nothing "
+            f"was sent, {book} now lists it"
+        )
+    return row
+
+
+def _create(
+    account: kaggle_site.Account, slug: str, token: str, row: Row, book: Path, patience: Patience
+) -> Row:
+    """Ask once for the submission; if the answer is lost, look for it in the list."""
+    ledger.put(book, row)
+    try:
+        ref = account.create_submission(slug, token, f"{row.tag} {row.message}")
+    except UserError:
+        ledger.remove(book, row)
+        raise
+    except kaggle_site.Unconfirmed as lost:
+        print(f"Kaggle's reply was no confirmation ({lost}); looking whether it has the file")
+        there = _look_for(account, slug, row, patience)
+        if there is None:
+            raise UserError(
+                f"{slug}: Kaggle did not confirm the submission ({lost}) and does not list it; "
+                "run the same command again: it looks there first and never sends it twice"
+            ) from None
+        return confirm(row, there, book)
+    row = dataclasses.replace(row, ref=str(ref), status=ledger.PENDING)
+    ledger.put(book, row)
+    return row
+
+
+def find(account: kaggle_site.Account, slug: str, row: Row) -> kaggle_site.Submission | None:
+    """The account's submission of these bytes, by the mark in its description."""
+    return next((s for s in account.submissions(slug) if row.tag in s.description), None)
+
+
+def _look_for(
+    account: kaggle_site.Account, slug: str, row: Row, patience: Patience
+) -> kaggle_site.Submission | None:
+    """Look until the list has had time to learn of the submission."""
+    end = time.monotonic() + patience.confirm
+    while True:
+        there = find(account, slug, row)
+        if there or time.monotonic() >= end:
+            return there
+        time.sleep(min(patience.poll, patience.confirm))
+
+
+def confirm(row: Row, there: kaggle_site.Submission, book: Path) -> Row:
+    """Enter what Kaggle says of the submission into the ledger."""
+    row = dataclasses.replace(
+        row, ref=str(there.ref), status=there.status, public=there.public, private=there.private
+    )
+    ledger.put(book, row)
+    return row
+
+
+def scored(
+    account: kaggle_site.Account, slug: str, row: Row, book: Path, patience: Patience
+) -> Row:
+    """Wait until Kaggle has scored the submission; return its row with the scores.
+
+    Raises:
+        UserError: it could not be scored (in Kaggle's words), or there is no score for long.
+    """
+    end = time.monotonic() + patience.score
+    while True:
+        there = account.submission(slug, int(row.ref))
+        if there.status != ledger.PENDING:
+            break
+        if time.monotonic() >= end:
+            raise UserError(
+                f"submission {row.ref}: no score after {patience.score / 60:.0f} minutes; it is "
+                "submitted: see it later with `python -m pipeline.submit --list`"
+            )
+        time.sleep(patience.poll)
+    row = confirm(row, there, book)
+    if there.status == ledger.ERROR:
+        raise UserError(
+            f"submission {row.ref}: Kaggle could not score it "
+            f"({there.error or 'it gives no reason'}); see {page(slug)}"
+        )
+    return row
+
+
+def page(slug: str) -> str:
+    """Where a browser shows the submissions of the account."""
+    return f"https://www.kaggle.com/competitions/{slug}/submissions"

@@ -1,0 +1,69 @@
+"""Files that are either whole or not there, and folders one process works in at a time."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it.
+
+    If the block raises, the temporary file is removed and `path` stays as it was. A process
+    killed outright leaves only a hidden `.<name>.<random>` file, never a short `path`.
+    A write that fails because the disk is full becomes a `UserError`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    # mkstemp makes files private; what we publish follows the user's umask like any other.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _explained(error: OSError, path: Path) -> Exception:
+    if error.errno in {28, 122}:  # ENOSPC, EDQUOT
+        return UserError(f"{path}: {error.strerror}; free some space and run the command again")
+    return error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` in one step; see `written_whole`."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `folder` (made if missing) while the block runs.
+
+    The lock is the kernel's (`flock`), so it goes with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is working here; wait for it to end, or stop it"
+            ) from None
+        yield

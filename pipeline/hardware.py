@@ -1,0 +1,61 @@
+"""Which device computes, and in which precision."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from pipeline.errors import UserError
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+def launch(accelerator: str, precision: Precision, threads: int) -> Fabric:
+    """Make a Fabric for one device.
+
+    Args:
+        accelerator: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        precision: `auto` takes bfloat16 where the hardware computes in it, else float16 on a
+            GPU and float32 on a CPU.
+        threads: of torch on the CPU; 0 leaves the choice to torch.
+
+    Raises:
+        UserError: a GPU is asked for and there is none, or float16 on a CPU.
+    """
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "runtime.accelerator: found cuda, but torch sees no GPU; check the driver with "
+            "nvidia-smi, or set it to auto or cpu"
+        )
+    if accelerator == "cpu" and precision == "16-mixed":
+        raise UserError(
+            "runtime.precision: found 16-mixed, which needs a GPU; set it to auto or 32-true"
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+        torch.backends.cudnn.benchmark = True
+    chosen = _best_precision(accelerator) if precision == "auto" else precision
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=chosen)
+    fabric.launch()
+    return fabric
+
+
+def describe(fabric: Fabric) -> str:
+    """The device and precision in a few words, for a log."""
+    name = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU"
+    threads = f", {torch.get_num_threads()} threads" if name == "CPU" else ""
+    return f"{name}{threads}, {fabric._precision.precision}"
+
+
+def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    if accelerator == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
+    # Without these instructions bfloat16 is emulated and several times slower than float32.
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text() if cpu.exists() else ""
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"

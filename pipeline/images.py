@@ -1,0 +1,124 @@
+"""Picture files to arrays, and arrays to network size.
+
+Sizes are (height, width) in pixels. Every decoded size is checked against what the caller
+expects, because a picture of another size decodes without complaint.
+"""
+
+import io
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import UserError
+
+Size = tuple[int, int]
+UInt8 = npt.NDArray[np.uint8]
+
+JPEG_START = b"\xff\xd8"
+JPEG_END = b"\xff\xd9"
+
+
+class BadImageError(UserError):
+    """A picture that does not decode, or has an unexpected size."""
+
+
+def read_size(data: bytes, name: str) -> Size:
+    """Height and width from a picture's header, without decoding it.
+
+    Raises:
+        BadImageError: no picture format is recognised.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise _undecodable(name, len(data), str(error)) from None
+
+
+def decode_image(data: bytes, size: Size, name: str) -> UInt8:
+    """Decode a colour picture.
+
+    Args:
+        data: the file's bytes (JPEG, PNG, TIFF, ...).
+        size: the height and width it must have.
+        name: what to call it in an error.
+
+    Returns:
+        uint8 array (H, W, 3), RGB, 0..255. An EXIF rotation is not applied, as masks have none.
+
+    Raises:
+        BadImageError: it does not decode, is cut short, or has another size.
+    """
+    # libjpeg paints what is missing grey and reports success: look for the end ourselves.
+    if data.startswith(JPEG_START) and JPEG_END not in data[-4096:]:
+        raise _undecodable(name, len(data), "the JPEG is cut short")
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise _undecodable(name, len(data), "OpenCV does not decode it")
+    _check_size((image.shape[0], image.shape[1]), size, name)
+    return image.astype(np.uint8, copy=False)
+
+
+def decode_mask(data: bytes, size: Size, name: str) -> UInt8:
+    """Decode a mask whose palette indices (or grey levels) are 0 and 1.
+
+    Pillow's palette mode gives the indices themselves; OpenCV's GIF reader returns other
+    values in other versions.
+
+    Returns:
+        uint8 array (H, W) of 0 (background) and 1 (foreground).
+
+    Raises:
+        BadImageError: it does not decode, has another size, or other values.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            mask = np.asarray(image, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise _undecodable(name, len(data), str(error)) from None
+    if mask.ndim != 2 or mask.max(initial=0) > 1:
+        raise BadImageError(
+            f"{name}: found shape {mask.shape} with values up to {mask.max(initial=0)}, "
+            f"expected one channel of 0 and 1; is it a mask?"
+        )
+    _check_size((mask.shape[0], mask.shape[1]), size, name)
+    return mask
+
+
+def resize_image(image: UInt8, size: Size, method: Literal["linear", "area"]) -> UInt8:
+    """Resize an (H, W, 3) uint8 picture.
+
+    `area` averages and suits shrinking to less than half; `linear` is seven times cheaper
+    and enough for 1918x1280 to 1024x1024 (`benchmarks/RESULTS.md`).
+    """
+    interpolation = cv2.INTER_AREA if method == "area" else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def soft_target(mask: UInt8, size: Size) -> UInt8:
+    """Shrink a 0/1 mask to the share of foreground in each pixel, as uint8 0..255.
+
+    Area-averaged and never thresholded again: a hard target at 1024x1024 costs 0.0009 Dice
+    at full resolution, a nearest-neighbour one 0.002, this one 0.00001.
+    """
+    shares = cv2.resize(mask * np.uint8(255), size[::-1], interpolation=cv2.INTER_AREA)
+    return shares.astype(np.uint8, copy=False)
+
+
+def _check_size(found: Size, expected: Size, name: str) -> None:
+    if found != expected:
+        raise BadImageError(
+            f"{name}: found {found[0]}x{found[1]} pixels (height x width), expected "
+            f"{expected[0]}x{expected[1]}; replace the file, or run the split stage again "
+            f"if the archives have changed"
+        )
+
+
+def _undecodable(name: str, length: int, reason: str) -> BadImageError:
+    return BadImageError(
+        f"{name}: {length} bytes that are no readable picture ({reason}); replace the file"
+    )

@@ -1,0 +1,149 @@
+"""The network, and checkpoints that describe themselves."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.files import written_whole
+
+FORMAT = 1  # of the checkpoint file; raised when an older file can no longer be read
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """All that is needed to rebuild a network and to feed it.
+
+    `size` is (height, width) of the input in pixels, `resize` how images get there,
+    `mean` and `std` are per RGB channel of an image scaled to 0..1, `fold` is the fold the
+    network has never seen.
+    """
+
+    architecture: str
+    encoder: str
+    decoder_channels: tuple[int, ...]
+    size: tuple[int, int]
+    resize: Literal["linear", "area"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: int
+    fold: int
+
+
+class Segmenter(nn.Module):
+    """A network that takes pictures as they are decoded.
+
+    Normalisation is part of it, so no caller can forget it or do it twice, and pictures
+    travel to the device as bytes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, description: Description) -> None:
+        super().__init__()
+        self.network = network
+        self.description = description
+        # Scaled to bytes, so that one subtraction and one division do it all.
+        self.register_buffer("mean", _per_channel(description.mean), persistent=False)
+        self.register_buffer("std", _per_channel(description.std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, H, W) of images (B, H, W, 3), uint8 RGB.
+
+        The permuted view is channels-last in memory, the layout convolutions are fastest in.
+        """
+        normalised = (images.permute(0, 3, 1, 2) - self.mean) / self.std  # B, 3, H, W
+        logits: Tensor = self.network(normalised)  # B, 1, H, W
+        return logits.squeeze(1)
+
+
+def build(description: Description, weights: Literal["imagenet", "none"]) -> Segmenter:
+    """Make a network of segmentation-models-pytorch.
+
+    Raises:
+        UserError: the encoder is unknown, or its ImageNet weights cannot be fetched.
+    """
+    try:
+        network = smp.create_model(
+            description.architecture,
+            encoder_name=description.encoder,
+            encoder_weights=_encoder_weights(description.encoder, weights),
+            decoder_channels=description.decoder_channels,
+            classes=description.classes,
+        )
+    except (KeyError, RuntimeError) as error:  # RuntimeError: timm's "Unknown model"
+        if "Unknown model" not in str(error) and "Wrong encoder" not in str(error):
+            raise
+        raise UserError(_unknown_encoder(description.encoder)) from None
+    except OSError as error:  # what huggingface_hub and urllib raise without a network
+        raise UserError(
+            f"train.model.weights: found 'imagenet', but the weights of encoder "
+            f"{description.encoder!r} could not be fetched ({_first_line(error)}); connect to "
+            f"the network once (they are kept in ~/.cache afterwards), or set it to none"
+        ) from None
+    return Segmenter(network.to(memory_format=torch.channels_last), description)
+
+
+def save(path: Path, model: Segmenter, weights: dict[str, Tensor]) -> None:
+    """Write `weights` (a state of `model`) with the model's description, in one step."""
+    content = {
+        "format": FORMAT,
+        "description": dataclasses.asdict(model.description),
+        "weights": weights,
+    }
+    with written_whole(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: Path) -> Segmenter:
+    """Rebuild a saved network on the CPU, ready for inference.
+
+    Raises:
+        UserError: the file is missing, no checkpoint of this project, or of another format.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = content["format"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the train stage of this fold first") from None
+    except Exception as error:  # torch.load raises whatever pickle and zip reading raise
+        raise UserError(
+            f"{path}: not a checkpoint of this project ({type(error).__name__}); "
+            f"delete it and run the train stage again"
+        ) from error
+    if found != FORMAT:
+        raise UserError(f"{path}: found format {found}, expected {FORMAT}; train it again")
+    model = build(Description(**content["description"]), weights="none")
+    model.load_state_dict(content["weights"])
+    return model.eval()
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _per_channel(values: tuple[float, float, float]) -> Tensor:
+    return 255 * torch.tensor(values).reshape(1, 3, 1, 1)
+
+
+def _encoder_weights(encoder: str, weights: str) -> str | bool | None:
+    if weights == "none":
+        return None
+    return True if encoder.startswith("tu-") else weights  # timm names its weights itself
+
+
+def _unknown_encoder(name: str) -> str:
+    near = difflib.get_close_matches(name, smp.encoders.get_encoder_names(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see the library's list of encoders"
+    return f"train.model.encoder: found {name!r}, which segmentation-models-pytorch lacks; {hint}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

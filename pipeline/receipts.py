@@ -1,0 +1,163 @@
+"""Proof that a file is right, and a receipt that spares proving it again."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+from pipeline.files import write_text
+
+_CHUNK = 1 << 20  # bytes read at a time
+
+# End-of-central-directory record without its comment, in bytes (APPNOTE.TXT 4.3.16).
+_ZIP_END = 22
+
+# What a zip with wrong bytes raises, by where they lie; see the zipfile and zlib modules.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What is known of a file before it is here; None: not known.
+
+    `length` in bytes; `md5` and `crc32c` in base64, as Google's storage sends them in the
+    header x-goog-hash. `is_zip`: the file must open as a zip and pass its checksums.
+    """
+
+    length: int | None
+    md5: str | None
+    crc32c: str | None
+    is_zip: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """What a checked file was when it was put in place.
+
+    `origin` says which file it is (slug and name, or the settings that drew it), `stored`
+    under which name it lies, `md5` is hexadecimal, `mtime_ns` nanoseconds since 1970.
+    """
+
+    origin: str
+    stored: str
+    size: int
+    mtime_ns: int
+    md5: str
+
+
+def flaw(path: Path, expected: Expected) -> str | None:
+    """Return what is wrong with `path`, in words, or None when every known fact holds."""
+    size = path.stat().st_size
+    if expected.length is not None and size != expected.length:
+        return f"found {size:,} bytes, expected {expected.length:,}"
+    if expected.md5 is not None and (found := _base64_md5(path)) != expected.md5:
+        return f"found MD5 {found}, expected {expected.md5}"
+    if expected.crc32c is not None and (found := _base64_crc32c(path)) != expected.crc32c:
+        return f"found CRC32C {found}, expected {expected.crc32c}"
+    return zip_flaw(path) if expected.is_zip else None
+
+
+def zip_flaw(path: Path) -> str | None:
+    """Read every member of a zip; return the first thing wrong, in words, or None."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+            junk = _junk(path, archive)
+    except _ZIP_ERRORS as error:
+        return f"not a whole zip ({error}; it starts with {_start(path)})"
+    return f"the checksum of its member {member} is wrong" if member else junk
+
+
+def _junk(path: Path, archive: zipfile.ZipFile) -> str | None:
+    """Bytes before or after a good zip, which readers skip in silence: a spliced file."""
+    start = min((info.header_offset for info in archive.infolist()), default=0)
+    if start:
+        return f"{start:,} foreign bytes before the zip begins"
+    with path.open("rb") as stream:
+        stream.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
+        return None if stream.read(4) == b"PK\5\6" else "foreign bytes after the zip's end"
+
+
+def issue(folder: Path, origin: str, file: Path) -> None:
+    """Write the receipt of a file that was just checked and put in place."""
+    status = file.stat()
+    receipt = Receipt(origin, file.name, status.st_size, status.st_mtime_ns, md5(file).hex())
+    write_text(_path(folder, origin), json.dumps(dataclasses.asdict(receipt), indent=1) + "\n")
+
+
+def find(folder: Path, origin: str) -> Receipt | None:
+    """Return the receipt for `origin`, or None; one that cannot be read counts as none."""
+    try:
+        receipt = Receipt(**json.loads(_path(folder, origin).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # the file is then checked against its source once more
+    return receipt if receipt.origin == origin else None
+
+
+def holds(folder: Path, receipt: Receipt, file: Path) -> bool:
+    """Whether `file` still is what its receipt says.
+
+    Same size and time of change: taken as the same. Another time: read and hashed, and the
+    receipt renewed if the bytes are the same.
+    """
+    if not file.is_file() or file.stat().st_size != receipt.size:
+        return False
+    if file.stat().st_mtime_ns == receipt.mtime_ns:
+        return True
+    if md5(file).hex() != receipt.md5:
+        return False
+    issue(folder, receipt.origin, file)
+    return True
+
+
+def place(source: Path, target: Path) -> None:
+    """Flush `source` to disk and rename it to `target` (same file system)."""
+    _flush(source)
+    os.replace(source, target)
+    source.unlink(missing_ok=True)  # rename leaves both names when they are links to one file
+    _flush(target.parent)  # so that the name survives a power cut, too
+
+
+def _flush(path: Path) -> None:
+    """fsync a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def md5(path: Path) -> bytes:
+    """Hash a file. MD5 as Google's storage and DVC use it: against accidents, not attacks."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _base64_md5(path: Path) -> str:
+    return base64.b64encode(md5(path)).decode()
+
+
+def _base64_crc32c(path: Path) -> str:
+    from pipeline import crc32c  # numba: only when a server sends nothing better
+
+    value = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            value = crc32c.update(value, chunk)
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def _path(folder: Path, origin: str) -> Path:
+    return folder / f"{origin.replace('/', '--')}.receipt.json"
+
+
+def _start(path: Path) -> str:
+    with path.open("rb") as stream:
+        return repr(stream.read(24))

@@ -1,0 +1,122 @@
+"""The table of samples: one row an image, training and test, with its size and its fold."""
+
+import csv
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import UserError
+from pipeline.files import written_whole
+
+NO_FOLD = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """What a source knows of an image before anything is opened.
+
+    `image` and `mask` are references as in `pipeline.archives`; `mask` is empty for a test
+    image. `group` names what must not straddle folds: a car, a patient.
+    """
+
+    sample_id: str
+    split: Literal["train", "test"]
+    group: str
+    image: str
+    mask: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample(Entry):
+    """An image with its measures.
+
+    `height` and `width` are in pixels, `foreground` is the share of the mask (0..1, 0 for a
+    test image), `fold` is the fold that holds it out (`NO_FOLD` for a test image).
+    """
+
+    fold: int
+    height: int
+    width: int
+    foreground: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+
+COLUMNS = (
+    "sample_id", "split", "group", "fold", "image", "mask", "height", "width", "foreground",
+)  # fmt: skip
+
+
+def write(path: Path, samples: Iterable[Sample]) -> None:
+    """Write the table as CSV, in one step. `foreground` keeps six decimals."""
+    with written_whole(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for sample in samples:
+            row = {**dataclasses.asdict(sample), "foreground": f"{sample.foreground:.6f}"}
+            writer.writerow(row[column] for column in COLUMNS)
+
+
+def read(path: Path) -> list[Sample]:
+    """Read the table.
+
+    Raises:
+        UserError: it is missing, has other columns, or an unreadable row.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise UserError(
+                    f"{path}: found columns {reader.fieldnames}, expected {list(COLUMNS)}; "
+                    f"run the split stage again"
+                )
+            return [_parse(row, f"{path}: line {reader.line_num}") for row in reader]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the split stage first") from None
+
+
+def training(samples: Iterable[Sample], fold: int) -> list[Sample]:
+    """The rows a fold's model learns from: every training row it does not hold out."""
+    return [s for s in samples if s.split == "train" and s.fold != fold]
+
+
+def held_out(samples: Iterable[Sample], fold: int) -> list[Sample]:
+    """The rows a fold's model must never see in training."""
+    return [s for s in samples if s.split == "train" and s.fold == fold]
+
+
+def test(samples: Iterable[Sample]) -> list[Sample]:
+    """The rows to predict, in the submission's order."""
+    return [s for s in samples if s.split == "test"]
+
+
+def check_no_leak(samples: Iterable[Sample]) -> None:
+    """Assert that no group is held out by two folds, nor both trained on and predicted."""
+    folds: dict[str, int] = {}
+    for sample in samples:
+        fold = folds.setdefault(sample.group, sample.fold)
+        assert fold == sample.fold, (
+            f"group {sample.group} is in fold {fold} and in fold {sample.fold} ({sample.sample_id})"
+        )
+
+
+def _parse(row: dict[str, str], where: str) -> Sample:
+    try:
+        return Sample(
+            sample_id=row["sample_id"],
+            split="train" if row["split"] == "train" else "test",
+            group=row["group"],
+            image=row["image"],
+            mask=row["mask"],
+            fold=int(row["fold"]),
+            height=int(row["height"]),
+            width=int(row["width"]),
+            foreground=float(row["foreground"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}; run the split stage again") from None

@@ -1,0 +1,1 @@
+"""One module per data set: how its images, masks and groups pair up."""

@@ -1,0 +1,255 @@
+"""Stage `train`: fit one fold's network; the weights of the best epoch are kept.
+
+The loop below is the whole of it: decode and augment (dataset.py), forward, loss (loss.py),
+backward, one-cycle step; after each epoch the held-out Dice at full resolution, and a
+checkpoint from which a killed run goes on.
+"""
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pipeline import files, hardware, model, params, samples
+from pipeline.archives import Archives
+from pipeline.augment import Augmentation
+from pipeline.dataset import Shuffle, TrainingSet
+from pipeline.dice import dice
+from pipeline.errors import UserError, command
+from pipeline.images import decode_mask
+from pipeline.inference import full_resolution, stream
+from pipeline.loss import Terms, bce_dice
+from pipeline.samples import Sample
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: what is needed besides the state of network and optimiser."""
+
+    epoch: int = 0
+    best_dice: float = -1.0
+    best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+def train(
+    network: model.Segmenter,
+    dataset: TrainingSet,
+    held_out: Sequence[Sample],
+    archives: Archives,
+    settings: params.Train,
+    runtime: params.Runtime,
+    fabric: Fabric,
+    checkpoint: Path,
+) -> Progress:
+    """Run all epochs, going on from `checkpoint` if an earlier run left one there.
+
+    Raises:
+        UserError: the loss is no longer finite; the message holds its terms.
+    """
+    batches = Shuffle(len(dataset), settings.batch_size, settings.seed)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=runtime.workers,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    peak = settings.optimiser.learning_rate
+    plain = AdamW(network.parameters(), peak, weight_decay=settings.optimiser.weight_decay)
+    wrapped, optimiser = fabric.setup(network, plain)
+    steps = settings.epochs * len(batches)
+    schedule = OneCycleLR(plain, peak, steps, pct_start=settings.schedule.warm_up)
+    state = {"network": network, "optimiser": plain, "schedule": schedule}
+    progress = _resume(checkpoint, state)
+
+    for epoch in range(progress.epoch, settings.epochs):
+        title = f"epoch {epoch + 1}/{settings.epochs}"
+        started, losses = time.perf_counter(), 0.0
+        batches.epoch = epoch
+        wrapped.train()
+        bar = tqdm(total=len(batches) * batches.batch_size, desc=title, unit="img")
+        for images, targets in loader:  # (B, H, W, 3) and (B, H, W), uint8
+            images = images.to(fabric.device, non_blocking=True)
+            shares = targets.to(fabric.device, non_blocking=True) / 255
+            terms = bce_dice(wrapped(images), shares, settings.loss.bce, settings.loss.dice)
+            loss = _finite(terms, title)
+            fabric.backward(terms.total)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            schedule.step()
+            losses += loss
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update(len(images))
+        bar.close()
+        speed = bar.n / (time.perf_counter() - started)
+
+        wrapped.eval()
+        score = _mean_dice(wrapped, network.description, held_out, archives, runtime, fabric)
+        if score > progress.best_dice:
+            progress.best_dice = score
+            progress.best_weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
+        progress.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": losses / len(batches),
+                "dice": score,
+                "learning_rate": float(plain.param_groups[0]["lr"]),
+                "images_per_second": speed,
+            }
+        )
+        progress.epoch = epoch + 1
+        _save(checkpoint, state, progress)
+        print(f"{title}: loss {losses / len(batches):.4f}, held-out Dice {score:.5f}", flush=True)
+    return progress
+
+
+def _mean_dice(
+    network: torch.nn.Module,
+    description: model.Description,
+    rows: Sequence[Sample],
+    archives: Archives,
+    runtime: params.Runtime,
+    fabric: Fabric,
+) -> float:
+    """The competition's score of the held-out rows at threshold 0.5 and full resolution."""
+    predictions = stream(
+        rows, archives, [network], description.size, description.resize, "none", fabric,
+        runtime.batch_size, runtime.workers,
+    )  # fmt: skip
+    scores = []
+    for prediction in tqdm(predictions, total=len(rows), desc="validate", unit="img", leave=False):
+        if prediction.error:
+            raise UserError(prediction.error)
+        row = prediction.row
+        truth = decode_mask(archives.read(row.mask), row.size, row.mask)
+        scores.append(dice(full_resolution(prediction.probability, row.size) >= 0.5, truth > 0))
+    return float(sum(scores) / len(scores))
+
+
+def _finite(terms: Terms, title: str) -> float:
+    loss = terms.total.item()
+    if loss - loss != 0:  # true of NaN and of both infinities
+        raise UserError(
+            f"{title}: the loss is {loss} (BCE {terms.bce.item()}, Dice {terms.dice.item()}), "
+            f"expected a finite number; lower train.optimiser.learning_rate, or set "
+            f"runtime.precision to 32-true"
+        )
+    return loss
+
+
+def _save(checkpoint: Path, state: dict[str, Any], progress: Progress) -> None:
+    content = {name: part.state_dict() for name, part in state.items()}
+    content["random"] = torch.get_rng_state()
+    content["progress"] = dataclasses.asdict(progress)
+    with files.written_whole(checkpoint) as temporary:
+        torch.save(content, temporary)
+
+
+def _resume(checkpoint: Path, state: dict[str, Any]) -> Progress:
+    if not checkpoint.exists():
+        return Progress()
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(content[name])
+    torch.set_rng_state(content["random"])
+    progress = Progress(**content["progress"])
+    print(f"going on after epoch {progress.epoch} from {checkpoint}")
+    return progress
+
+
+def _work_name(fold: int, settings: params.Train, rows: Path) -> str:
+    """A folder name that changes with whatever the weights depend on."""
+    key = hashlib.sha256(settings.model_dump_json().encode() + rows.read_bytes())
+    return f"train-fold{fold}-{key.hexdigest()[:12]}"
+
+
+def _describe(settings: params.Train, fold: int) -> model.Description:
+    return model.Description(
+        architecture=settings.model.architecture,
+        encoder=settings.model.encoder,
+        decoder_channels=settings.model.decoder_channels,
+        size=settings.size,
+        resize=settings.resize,
+        mean=settings.normalisation.mean,
+        std=settings.normalisation.std,
+        classes=1,
+        fold=fold,
+    )
+
+
+def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Sample], list[Sample]]:
+    training, held_out = samples.training(table, fold), samples.held_out(table, fold)
+    if not training or not held_out:
+        raise UserError(
+            f"{where}: found {len(training)} rows to train on and {len(held_out)} held out in "
+            f"fold {fold}, expected some of both; run the split stage again"
+        )
+    return training, held_out
+
+
+def _write_results(out: Path, network: model.Segmenter, progress: Progress) -> None:
+    """`history.csv`, `metrics.json` and, last, `model.pt`."""
+    with files.written_whole(out / "history.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(progress.history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(progress.history)
+    best = max(progress.history, key=lambda epoch: epoch["dice"])
+    metrics = {"dice": best["dice"], "epoch": best["epoch"], "loss": best["loss"]}
+    files.write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    model.save(out / "model.pt", network, progress.best_weights)
+
+
+@command
+def main() -> None:
+    """Train one fold of one recipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
+    parser.add_argument("--fold", type=int, required=True, help="the fold to hold out")
+    parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
+    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    args = parser.parse_args()
+    recipe = params.load(args.recipe)
+    params.check_fold(args.fold, recipe.split.folds, "--fold")
+    settings, runtime = recipe.train, recipe.runtime
+    table = samples.read(args.samples)
+    training, held_out = _rows_of(table, args.fold, args.samples)
+
+    work = args.work / _work_name(args.fold, settings, args.samples)
+    with files.only_process(work):
+        fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads)
+        fabric.seed_everything(settings.seed, verbose=False)
+        network = model.build(_describe(settings, args.fold), settings.model.weights)
+        print(
+            f"fold {args.fold}: {len(training)} images to train on, {len(held_out)} held out; "
+            f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
+        )
+        archives = Archives(args.raw)
+        augment = Augmentation(**settings.augment.model_dump())
+        dataset = TrainingSet(training, archives, settings.size, settings.resize, augment)
+        if runtime.cache == "ram":
+            dataset.decode_all()
+        progress = train(
+            network, dataset, held_out, archives, settings, runtime, fabric, work / "last.pt"
+        )
+        _write_results(args.out, network, progress)
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Stage `tune`: the threshold with the best out-of-fold Dice, and what it is worth."""
+
+import argparse
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import files, params, samples
+from pipeline.dice import best_threshold, bootstrap_interval, dice_by_threshold
+from pipeline.errors import UserError, command
+from pipeline.samples import Sample
+
+HALF = 128  # the level of threshold 0.5
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What out-of-fold predictions say about the score of a submission.
+
+    `threshold` is `level`/256. `dice` is the mean over images at that threshold, with a 95 %
+    interval from resampling groups; `gain` is against threshold 0.5. The threshold is chosen
+    on the images it is scored on, so `gain` flatters: `honest_gain` chooses it for each fold
+    on the other folds (None with one fold).
+    """
+
+    threshold: float
+    level: int
+    dice: float
+    dice_low: float
+    dice_high: float
+    dice_at_half: float
+    gain: float
+    honest_gain: float | None
+    images: int
+    groups: int
+    folds: int
+
+
+def tune(
+    counts: npt.NDArray[np.int64],
+    rows: Sequence[Sample],
+    threshold: Literal["auto"] | float,
+    bootstrap: int,
+    seed: int,
+) -> tuple[Result, npt.NDArray[np.float64]]:
+    """Score every threshold on the counts (N, 2, 256) of `rows`.
+
+    Args:
+        threshold: `auto` for the best one, or a number to use instead; it is rounded to a
+            multiple of 1/256, the resolution of the counts.
+        bootstrap: how many times groups are resampled for the interval.
+
+    Returns:
+        The result and the Dice of each image at each level, float64 (N, 256).
+    """
+    scores = dice_by_threshold(counts)
+    mean = scores.mean(axis=0)
+    level = best_threshold(mean) if threshold == "auto" else min(255, round(256 * threshold))
+    groups = np.array([row.group for row in rows])
+    folds = np.array([row.fold for row in rows])
+    low, high = bootstrap_interval(scores[:, level], groups, bootstrap, seed, CONFIDENCE)
+    result = Result(
+        threshold=level / 256,
+        level=level,
+        dice=float(mean[level]),
+        dice_low=low,
+        dice_high=high,
+        dice_at_half=float(mean[HALF]),
+        gain=float(mean[level] - mean[HALF]),
+        honest_gain=honest_gain(scores, folds),
+        images=len(rows),
+        groups=len(set(groups)),
+        folds=len(set(folds)),
+    )
+    return result, scores
+
+
+def honest_gain(scores: npt.NDArray[np.float64], folds: npt.NDArray[np.int64]) -> float | None:
+    """Mean gain over 0.5 of a threshold chosen without the fold it is applied to."""
+    if len(set(folds)) < 2:
+        return None
+    gains = np.empty(len(scores))
+    for fold in set(folds):
+        here = folds == fold
+        level = best_threshold(scores[~here].mean(axis=0))
+        gains[here] = scores[here, level] - scores[here, HALF]
+    return float(gains.mean())
+
+
+def _read_counts(
+    folder: Path, folds: Sequence[int], table: Sequence[Sample]
+) -> tuple[npt.NDArray[np.int64], list[Sample]]:
+    """The counts of all folds and their rows, in the order of folds and of `samples.csv`."""
+    counts, rows = [], []
+    for fold in folds:
+        path = folder / f"fold{fold}.npz"
+        held_out = samples.held_out(table, fold)
+        try:
+            with np.load(path) as content:
+                found, ids = content["counts"], content["sample_id"].tolist()
+        except (OSError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
+        if ids != [row.sample_id for row in held_out]:
+            raise UserError(
+                f"{path}: found {len(ids)} images that are not the {len(held_out)} of fold "
+                f"{fold} in samples.csv; run the validate stage of this fold again"
+            )
+        counts.append(found)
+        rows += held_out
+    return np.concatenate(counts), rows
+
+
+def _write_thresholds(path: Path, mean: npt.NDArray[np.float64]) -> None:
+    lines = [f"{level / 256},{dice:.9f}\n" for level, dice in enumerate(mean)]
+    files.write_text(path, "threshold,dice\n" + "".join(lines))
+
+
+def _write_images(
+    path: Path,
+    rows: Sequence[Sample],
+    counts: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float64],
+    level: int,
+) -> None:
+    """One row an image: its Dice at the threshold and at 0.5, predicted and true area."""
+    predicted = counts[:, :, level:].sum(axis=(1, 2))
+    with files.written_whole(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["sample_id", "group", "fold", "dice", "dice_at_half", "predicted", "true"])
+        for index, row in enumerate(rows):
+            dice, half = f"{scores[index, level]:.6f}", f"{scores[index, HALF]:.6f}"
+            areas = predicted[index], counts[index, 1].sum()
+            writer.writerow([row.sample_id, row.group, row.fold, dice, half, *areas])
+
+
+@command
+def main() -> None:
+    """Tune one recipe on all the folds that `params.yaml` lists."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
+    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
+    parser.add_argument("--counts", type=Path, required=True, help="folder of fold<k>.npz")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    args = parser.parse_args()
+    recipe = params.load(args.recipe)
+    folds = params.load_folds(args.params, recipe.split.folds)
+    settings = recipe.tune
+    counts, rows = _read_counts(args.counts, folds, samples.read(args.samples))
+    result, scores = tune(counts, rows, settings.threshold, settings.bootstrap, settings.seed)
+    _write_thresholds(args.out / "thresholds.csv", scores.mean(axis=0))
+    _write_images(args.out / "images.csv", rows, counts, scores, result.level)
+    values = json.dumps(dataclasses.asdict(result), indent=2)
+    files.write_text(args.out / "metrics.json", values + "\n")
+    print(
+        f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
+        f"({result.dice_low:.5f} to {result.dice_high:.5f}), {result.gain:+.6f} against 0.5"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A tiny Carvana that every test can afford: six cars of two views, in Kaggle's layout."""
+
+import io
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SLUG = "carvana-image-masking-challenge"
+HEIGHT, WIDTH = 64, 96
+TRAIN_CARS = [f"aa{number:010x}" for number in range(6)]
+TEST_CARS = [f"bb{number:010x}" for number in range(2)]
+VIEWS = ("01", "02")
+
+
+def tiny_mask(seed: int) -> npt.NDArray[np.uint8]:
+    """A car-sized ellipse, 0/1."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    centre = (int(generator.integers(40, 56)), int(generator.integers(26, 38)))
+    axes = (int(generator.integers(18, 30)), int(generator.integers(10, 18)))
+    cv2.ellipse(mask, centre, axes, 0, 0, 360, 1, -1)
+    return mask
+
+
+def tiny_image(mask: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+    """Red where the mask is, grey elsewhere, with noise."""
+    generator = np.random.default_rng(seed)
+    image = np.full((*mask.shape, 3), 180, np.int16)
+    image[mask > 0] = (200, 40, 30)
+    return np.clip(image + generator.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
+
+
+def jpeg(image: npt.NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpg", image[:, :, ::-1])[1].tobytes()
+
+
+def gif(mask: npt.NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    picture = Image.new("P", mask.shape[::-1])
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.frombytes(mask.tobytes())
+    picture.save(stream, "GIF")
+    return stream.getvalue()
+
+
+def write_tiny_archives(folder: Path) -> None:
+    """The four archives the pipeline needs, as Kaggle names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        zipfile.ZipFile(folder / "train.zip", "w") as train,
+        zipfile.ZipFile(folder / "train_masks.zip", "w") as masks,
+        zipfile.ZipFile(folder / "test.zip", "w") as test,
+        zipfile.ZipFile(folder / "sample_submission.csv.zip", "w") as sample,
+    ):
+        rows = ["img,rle_mask"]
+        for number, stem in enumerate(f"{car}_{view}" for car in TRAIN_CARS for view in VIEWS):
+            mask = tiny_mask(number)
+            train.writestr(f"train/{stem}.jpg", jpeg(tiny_image(mask, number)))
+            masks.writestr(f"train_masks/{stem}_mask.gif", gif(mask))
+        for number, stem in enumerate(f"{car}_{view}" for car in TEST_CARS for view in VIEWS):
+            mask = tiny_mask(100 + number)
+            test.writestr(f"test/{stem}.jpg", jpeg(tiny_image(mask, number)))
+            rows.append(f"{stem}.jpg,1 1")
+        sample.writestr("sample_submission.csv", "\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A folder of tiny archives."""
+    write_tiny_archives(tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def tiny_recipe(name: str = "sample") -> dict:
+    """The sample's recipe for the tiny archives: two folds, one epoch, 32x64."""
+    recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text())
+    files = ["train.zip", "train_masks.zip", "test.zip", "sample_submission.csv.zip"]
+    recipe["download"] = {"kind": "competition", "slug": SLUG, "files": files}
+    recipe["split"]["folds"] = 2
+    recipe["train"] |= {"size": [32, 64], "epochs": 1, "batch_size": 4}
+    recipe["tune"]["bootstrap"] = 50
+    recipe["runtime"] |= {"accelerator": "cpu", "precision": "32-true", "threads": 1}
+    return recipe
+
+
+def write_yaml(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def copy_project(folder: Path) -> Path:
+    """What a fresh clone of the working tree holds."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\n")  # fmt: skip
+    for name in filter(None, listed):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    return folder

@@ -1,0 +1,59 @@
+import numpy as np
+from conftest import tiny_image, tiny_mask
+
+from pipeline.augment import Augmentation
+
+MASK = tiny_mask(3) * np.uint8(255)
+IMAGE = tiny_image(tiny_mask(3), 3)
+NOTHING = dict(
+    hflip=0, affine=0, shift=0, scale=0, rotate=0,
+    colour=0, brightness=0, contrast=0, saturation=0, hue=0,
+)  # fmt: skip
+
+
+def augmentation(**changes: float) -> Augmentation:
+    return Augmentation(**{**NOTHING, **changes})
+
+
+def test_nothing_changes_nothing() -> None:
+    image, target = augmentation()(IMAGE, MASK, 1)
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(target, MASK)
+
+
+def test_a_flip_moves_image_and_target_together() -> None:
+    image, target = augmentation(hflip=1)(IMAGE, MASK, 1)
+    np.testing.assert_array_equal(image, IMAGE[:, ::-1])
+    np.testing.assert_array_equal(target, MASK[:, ::-1])
+
+
+def test_an_affine_change_moves_the_target_with_the_image() -> None:
+    change = augmentation(affine=1, shift=0.1, scale=0.1, rotate=10)
+    for seed in range(10):
+        image, target = change(IMAGE, MASK, seed)
+        red = image[:, :, 0].astype(int) - image[:, :, 1] > 80
+        assert (red == (target > 127)).mean() > 0.97
+
+
+def test_a_warped_target_stays_soft() -> None:
+    _, target = augmentation(affine=1, shift=0.1, scale=0.1, rotate=10)(IMAGE, MASK, 3)
+    assert ((target > 0) & (target < 255)).any()
+
+
+def test_colour_leaves_the_target_alone() -> None:
+    change = augmentation(colour=1, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
+    image, target = change(IMAGE, MASK, 1)
+    assert (image != IMAGE).any() and image.dtype == np.uint8
+    np.testing.assert_array_equal(target, MASK)
+
+
+def test_the_seed_alone_decides() -> None:
+    every = dict(hflip=0.5, affine=0.5, shift=0.1, scale=0.1, rotate=9, colour=0.5, brightness=0.3)
+    one, other = augmentation(**every), augmentation(**every)
+    other(IMAGE, MASK, 99)  # an earlier call must not matter
+    seen = set()
+    for seed in range(20):
+        image, target = one(IMAGE, MASK, seed)
+        np.testing.assert_array_equal(image, other(IMAGE, MASK, seed)[0])
+        seen.add((image.tobytes(), target.tobytes()))
+    assert len(seen) > 10

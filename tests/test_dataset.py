@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_mask
+from torch.utils.data import DataLoader
+
+from pipeline.archives import Archives
+from pipeline.augment import Augmentation
+from pipeline.dataset import ImageSet, Shuffle, TrainingSet, collate
+from pipeline.images import soft_target
+from pipeline.samples import Sample
+from pipeline.sources import carvana
+from pipeline.split import split
+
+SIZE = (32, 64)
+
+
+@pytest.fixture
+def archives(raw: Path):
+    archives = Archives(raw)
+    yield archives
+    archives.close()
+
+
+@pytest.fixture
+def rows(archives: Archives) -> list[Sample]:
+    return split(carvana.read_entries(archives), archives, folds=2, seed=0)[:8]
+
+
+def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
+    augment = Augmentation(
+        hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=5,
+        colour=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
+    )  # fmt: skip
+    return TrainingSet(rows, archives, SIZE, "area", augment)
+
+
+def test_a_draw_is_an_image_and_its_soft_target(rows, archives) -> None:
+    image, target = training_set(rows, archives)[3, 0]
+    assert image.shape == (*SIZE, 3) and image.dtype == np.uint8
+    assert target.shape == SIZE and target.dtype == np.uint8
+
+
+def test_the_cache_changes_no_pixel(rows, archives) -> None:
+    plain, cached = training_set(rows, archives), training_set(rows, archives)
+    cached.decode_all()
+    for index in range(len(rows)):
+        for part, same in zip(plain[index, 7], cached[index, 7], strict=True):
+            np.testing.assert_array_equal(part, same)
+    np.testing.assert_array_equal(cached._cache[1][2], soft_target(tiny_mask(2), SIZE))
+
+
+def test_workers_change_no_pixel(rows, archives) -> None:
+    def epoch(workers: int) -> list[torch.Tensor]:
+        batches = Shuffle(len(rows), 3, seed=4)
+        loader = DataLoader(
+            training_set(rows, archives), batch_sampler=batches, num_workers=workers
+        )
+        return [part for batch in loader for part in batch]
+
+    for one, other in zip(epoch(0), epoch(2), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_epoch_draws_every_row_at_most_once() -> None:
+    batches = Shuffle(10, 3, seed=1)
+    drawn = [index for batch in batches for index, _ in batch]
+    assert len(drawn) == len(set(drawn)) == 9 and len(batches) == 3
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+
+
+def test_epochs_differ_and_repeat_by_seed() -> None:
+    batches, again = Shuffle(50, 5, seed=1), Shuffle(50, 5, seed=1)
+    first = list(batches)
+    assert first == list(again)
+    batches.epoch = 1
+    second = list(batches)
+    assert second != first
+    seeds = [seed for batch in [*first, *second] for _, seed in batch]
+    assert len(set(seeds)) == len(seeds), "an augmentation seed came up twice"
+
+
+def test_fewer_rows_than_a_batch_make_one_batch() -> None:
+    assert [len(batch) for batch in Shuffle(2, 8, seed=1)] == [2]
+
+
+def test_an_unreadable_image_is_reported_not_raised(rows, archives, raw: Path) -> None:
+    (raw / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
+    bad = [rows[0], *[type(rows[0])(**{**_fields(rows[1]), "image": "bad.jpg"})]]
+    indices, images, errors = collate([ImageSet(bad, archives, SIZE, "area")[i] for i in (0, 1)])
+    assert indices == [0, 1]
+    assert images.shape == (2, *SIZE, 3) and images.dtype == torch.uint8
+    assert errors[0] == "" and errors[1].startswith("bad.jpg: ")
+    assert images[1].max() == 0
+
+
+def _fields(row: Sample) -> dict:
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}

@@ -1,0 +1,506 @@
+"""The stage `download` against a Kaggle on 127.0.0.1, through the real client.
+
+Whatever goes wrong on the way, it ends with exactly the right bytes, or with an error and no
+file under the final name; and the next run, with nothing wrong, makes it right.
+"""
+
+import errno
+import functools
+import io
+import itertools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import kaggle_server
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
+
+from pipeline import crc32c, disk, params
+from pipeline.download import download
+from pipeline.errors import UserError
+from pipeline.patience import Patience
+
+ROOT = Path(__file__).parent.parent
+QUICK = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, connect=2, read=0.5)
+DATA = zipped({"train/a.jpg": noise(1_500_000), "train/b.jpg": noise(1_500_000, 1)})
+OTHER = zipped({"train/a.jpg": noise(1_500_000, 2), "train/b.jpg": noise(1_500_000, 3)})
+PAGE = b"<!DOCTYPE html><html><body>Please sign in to this network</body></html>"
+SMALL = zipped({"a.csv": noise(5_000)})
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    with kaggle_server.serving(tmp_path, monkeypatch) as server:
+        server.competitions[COMPETITION] = {"train.zip": Blob(DATA), "list.csv.zip": Blob(SMALL)}
+        yield server
+
+
+def wanted(*files: str) -> params.Competition:
+    return params.Competition(kind="competition", slug=COMPETITION, files=files)
+
+
+def fetch(out: Path, *files: str, patience: Patience = QUICK) -> list[Path]:
+    return download(wanted(*(files or ("train.zip",))), out, None, 1, patience)
+
+
+def recipe(path: Path, download: dict[str, object]) -> Path:
+    """A whole recipe with this section `download`."""
+    import yaml
+
+    content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
+    path.write_text(yaml.safe_dump({**content, "download": download}))
+    return path
+
+
+def command(out: Path, *files: str) -> list[str]:
+    section: dict[str, object] = {"kind": "competition", "slug": COMPETITION, "files": list(files)}
+    path = recipe(out.parent / f"recipe-{len(files)}.yaml", section)
+    return [sys.executable, "-m", "pipeline.download", str(path), "--out", str(out)]
+
+
+def test_brings_the_files_and_keeps_them(server: KaggleServer, tmp_path: Path) -> None:
+    server.page_size = 1  # the listing takes two pages
+    out = tmp_path / "data/raw"
+    paths = fetch(out, "train.zip", "list.csv.zip")
+    assert [path.read_bytes() for path in paths] == [DATA, SMALL]
+    assert sorted(path.name for path in out.iterdir()) == ["list.csv.zip", "train.zip"]
+    assert server.count("POST ListDataFiles") == 2
+    server.log.clear()
+    started = time.monotonic()
+    assert fetch(out, "train.zip", "list.csv.zip") == paths
+    assert not server.log, "what is there needs no network"
+    assert time.monotonic() - started < 0.5
+
+
+def test_only_what_is_missing_is_fetched(server: KaggleServer, tmp_path: Path) -> None:
+    fetch(tmp_path / "raw", "train.zip")
+    server.log.clear()
+    fetch(tmp_path / "raw", "train.zip", "list.csv.zip")
+    assert not server.count("GET train.zip") and server.count("GET list.csv.zip") == 1
+
+
+def test_a_whole_data_set(server: KaggleServer, tmp_path: Path) -> None:
+    server.datasets["owner/some-set"] = Blob(DATA)
+    section = params.Dataset(kind="dataset", slug="owner/some-set")
+    (path,) = download(section, tmp_path / "raw", None, 1, QUICK)
+    assert path.name == "some-set.zip" and path.read_bytes() == DATA
+
+
+def test_names_as_the_server_gives_them(server: KaggleServer, tmp_path: Path) -> None:
+    files = server.competitions[COMPETITION]
+    files["a b.zip"] = Blob(SMALL)
+    files["masks.csv"] = Blob(SMALL, served="masks.csv.zip")  # packed on the way
+    files["plain.csv"] = Blob(b"a,b\n1,2\n", kind="text/csv", hashes=())
+    paths = fetch(tmp_path / "raw", "a b.zip", "masks.csv", "plain.csv")
+    assert [path.name for path in paths] == ["a b.zip", "masks.csv.zip", "plain.csv"]
+    assert paths[2].read_bytes() == b"a,b\n1,2\n"
+
+
+# Faults that pass: the right bytes within the same run.
+PASSING: dict[str, list[Fault]] = {
+    "S1 error page after a drop": [Fault(cut_at=900_000), Fault(status=503)],
+    "S1 address runs out after a drop": [Fault(cut_at=900_000), Fault(status=403)],
+    "S2 end missing, no length": [Fault(length=False, cut_at=2_000_000)],
+    "S2 end missing, no length, no hash": [Fault(length=False, cut_at=2_000_000, hashes={})],
+    "S4 wrong bytes, right length": [Fault(data=OTHER)],
+    "S4 wrong bytes, right length, no hash": [
+        Fault(data=DATA[:800_000] + b"\0" * 9 + DATA[800_009:], hashes={})
+    ],
+    "S5 range from the beginning": [Fault(cut_at=900_000), Fault(lie_range=True)],
+    "S7 replaced behind a drop": [
+        Fault(cut_at=900_000, hashes={}),
+        Fault(data=OTHER, if_range=False, hashes={}, headers={"ETag": '"v2"'}),
+    ],
+    "S7 replaced, not even the validator says so": [
+        Fault(cut_at=900_000, hashes={}),
+        Fault(data=OTHER, if_range=False, hashes={}),
+    ],
+    "stall": [Fault(stall_at=900_000, seconds=1)],
+    "stall before the first byte": [Fault(stall_at=0, seconds=1)],
+    "reset": [Fault(cut_at=900_000, reset=True)],
+    "no bytes at all": [Fault(cut_at=0)],
+    "429": [Fault(status=429, headers={"Retry-After": "0"})],
+    "500": [Fault(status=500)],
+    "address that ran out": [Fault(status=400)],
+    "416": [Fault(cut_at=900_000), Fault(status=416)],
+    "no ranges": [Fault(cut_at=900_000, ranges=False), Fault(ranges=False)],
+    "no validator, no hash": [Fault(cut_at=900_000, validator=False, hashes={})],
+    "over-long": [Fault(data=DATA + b"more", length=False)],
+    "over-long, no hash": [Fault(data=DATA + b"more", length=False, hashes={})],
+    "wrong hash": [Fault(hashes={"md5": "AAAAAAAAAAAAAAAAAAAAAA=="})],
+    "wrong crc32c": [Fault(hashes={"crc32c": "AAAAAA=="})],
+}
+
+
+@pytest.mark.parametrize("faults", PASSING.values(), ids=PASSING)
+def test_a_fault_that_passes(server: KaggleServer, tmp_path: Path, faults: list[Fault]) -> None:
+    server.blob_faults["train.zip"] += faults
+    (path,) = fetch(tmp_path / "raw")
+    assert path.read_bytes() == DATA
+    assert [file.name for file in path.parent.iterdir()] == ["train.zip"]
+
+
+BAD_CRC = bytearray(DATA)
+BAD_CRC[1000] ^= 1
+LASTING: dict[str, tuple[Fault, str]] = {
+    "S2 end missing": (Fault(length=False, cut_at=2_000_000), "wrong bytes"),
+    "S3 page instead of a zip": (Fault(data=PAGE, kind="text/html"), "found a page"),
+    "S3 page that says it is a zip": (Fault(data=PAGE, hashes={}), "found a web page"),
+    "S4 wrong bytes, right length": (Fault(data=OTHER), "MD5"),
+    "zip whose checksum fails": (Fault(data=bytes(BAD_CRC), hashes={}), "train/a.jpg"),
+    "over-long": (Fault(data=DATA + b"x", length=False, hashes={}), "after the zip's end"),
+    "junk in front": (Fault(data=b"x" * 9 + DATA, hashes={}), "9 foreign bytes before"),
+    "wrong md5": (Fault(hashes={"md5": "AAAAAAAAAAAAAAAAAAAAAA=="}), "MD5"),
+    "wrong crc32c": (Fault(hashes={"crc32c": "AAAAAA=="}), "CRC32C"),
+    "429": (Fault(status=429, headers={"Retry-After": "0"}), "429"),
+    "429 for an hour": (Fault(status=429, headers={"Retry-After": "3600"}), "wait 3600 s"),
+    "500": (Fault(status=500), "500"),
+    "address that ran out": (Fault(status=403), "answer 403 from the storage"),
+    "always cut at one place": (Fault(cut_at=900_000), "at byte 900,000"),
+    "always stalls at one place": (Fault(stall_at=900_000, seconds=1), "at byte 900,000"),
+    "compressed on the way": (Fault(headers={"Content-Encoding": "gzip"}), "Content-Encoding"),
+}
+
+
+@pytest.mark.parametrize(("fault", "text"), LASTING.values(), ids=LASTING)
+def test_a_fault_that_lasts(server: KaggleServer, tmp_path: Path, fault: Fault, text: str) -> None:
+    server.blob_faults["train.zip"] += [fault] * 30
+    out = tmp_path / "raw"
+    with pytest.raises(UserError) as caught:
+        fetch(out, "list.csv.zip", "train.zip")
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+    assert "X-Signature" not in str(caught.value), "a signed address is a secret"
+    assert [file.name for file in out.iterdir()] == ["list.csv.zip"]
+
+    server.blob_faults["train.zip"].clear()
+    server.log.clear()
+    assert fetch(out, "list.csv.zip", "train.zip")[1].read_bytes() == DATA
+    assert not server.count("GET list.csv.zip"), "what was right is not fetched again"
+    if "900_000" in text.replace(",", "_"):
+        assert server.count("GET train.zip bytes=900000-") == server.count("GET train.zip") == 1
+
+
+def test_the_client_itself_accepts_what_is_refused_here(
+    server: KaggleServer, tmp_path: Path
+) -> None:
+    """The faults are real: the client's own download calls each of these a success."""
+    from pipeline import kaggle_client
+    from pipeline.patience import PatientAdapter
+
+    api = kaggle_client.api(PatientAdapter(QUICK))
+    kaggle_client.sign_in(api)
+    for number, fault in enumerate(
+        (
+            Fault(length=False, cut_at=2_000_000),  # S2
+            Fault(data=PAGE, kind="text/html"),  # S3
+            Fault(data=OTHER),  # S4
+        )
+    ):
+        server.blob_faults["train.zip"].append(fault)
+        folder = tmp_path / str(number)
+        api.competition_download_file(COMPETITION, "train.zip", str(folder), quiet=True)
+        assert (folder / "train.zip").read_bytes() != DATA
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cuts=st.lists(st.integers(0, len(DATA)), max_size=4), resets=st.booleans())
+def test_drops_at_any_bytes(
+    server: KaggleServer, tmp_path: Path, cuts: list[int], resets: bool
+) -> None:
+    out = tmp_path / f"raw{next(COUNTER)}"
+    server.blob_faults["train.zip"] = [Fault(cut_at=cut, reset=resets) for cut in cuts]
+    patience = Patience(attempts=9, first_pause=0.001, longest_pause=0.002, connect=2, read=2)
+    (path,) = fetch(out, patience=patience)
+    assert path.read_bytes() == DATA
+
+
+COUNTER = itertools.count()
+
+
+def test_every_byte_that_arrived_is_kept(server: KaggleServer, tmp_path: Path) -> None:
+    """The client loses up to 1 MiB at a cut and never ends where cuts come sooner."""
+    cuts = range(100_000, len(DATA), 100_000)
+    server.blob_faults["train.zip"] = [Fault(cut_at=cut) for cut in cuts]
+    server.sent.clear()
+    (path,) = fetch(tmp_path / "raw")
+    assert path.read_bytes() == DATA
+    assert server.sent["train.zip"] == len(DATA)
+
+
+def test_a_file_without_length_and_hash(server: KaggleServer, tmp_path: Path) -> None:
+    """Only the listing's size can show that a CSV is whole."""
+    text = b"img,mask\n" * 1000
+    server.competitions[COMPETITION]["a.csv"] = Blob(text, kind="text/csv", hashes=())
+    server.blob_faults["a.csv"] = [Fault(length=False, cut_at=5_000)]
+    assert fetch(tmp_path / "raw", "a.csv")[0].read_bytes() == text
+    server.blob_faults["a.csv"] = [Fault(length=False, cut_at=5_000)] * 9
+    with pytest.raises(UserError, match="a.csv"):
+        fetch(tmp_path / "raw2", "a.csv")
+    assert not list((tmp_path / "raw2").iterdir())
+
+
+def test_crc32c_is_checked_where_there_is_no_md5(server: KaggleServer, tmp_path: Path) -> None:
+    data = zipped({"a": noise(40_003)})
+    server.competitions[COMPETITION]["joined.zip"] = Blob(data, hashes=("crc32c",))
+    assert fetch(tmp_path / "raw", "joined.zip")[0].read_bytes() == data
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+@settings(max_examples=50, deadline=None)
+def test_crc32c(data: bytes, cut: int) -> None:
+    expected = int.from_bytes(kaggle_server._crc32c(data), "big")
+    assert crc32c.update(crc32c.update(0, data[:cut]), data[cut:]) == expected
+
+
+def test_crc32c_check_value() -> None:
+    assert crc32c.update(0, b"123456789") == 0xE3069283  # RFC 3720, B.4
+
+
+def test_an_api_that_stumbles(server: KaggleServer, tmp_path: Path) -> None:
+    def busy() -> kaggle_server.Reply:
+        return 429, {"code": 429, "message": "Too many requests"}, {"Retry-After": "0"}
+
+    def broken() -> kaggle_server.Reply:
+        return 502, {}, {}
+
+    server.api_faults["IntrospectToken"] = ["drop"]
+    server.api_faults["ListDataFiles"] = [busy, broken]
+    server.api_faults["DownloadDataFile"] = ["drop", "stall"]
+    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+
+
+def test_a_page_instead_of_an_answer(server: KaggleServer, tmp_path: Path) -> None:
+    server.api_faults["ListDataFiles"] = ["page"]
+    with pytest.raises(UserError, match="sign in"):
+        fetch(tmp_path / "raw")
+    server.api_faults["DownloadDataFile"] = [lambda: (200, {"some": "JSON"}, {})]
+    with pytest.raises(UserError, match="application/json"):
+        fetch(tmp_path / "raw")
+    assert not list((tmp_path / "raw").iterdir())
+
+
+def test_a_changed_file_is_noticed(
+    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = fetch(tmp_path / "raw")
+    os.utime(path)  # touched, not changed: read again, kept
+    server.log.clear()
+    fetch(tmp_path / "raw")
+    assert not server.log
+    for bytes_ in (DATA + b"S5", DATA[:-1], OTHER):
+        path.write_bytes(bytes_)
+        assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+        assert "changed since it was checked" in capsys.readouterr().err
+
+
+def test_a_file_without_receipt_is_not_trusted(server: KaggleServer, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/train.zip").write_bytes(OTHER)
+    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+
+
+def test_a_file_replaced_between_two_runs(server: KaggleServer, tmp_path: Path) -> None:
+    server.blob_faults["train.zip"] = [Fault(cut_at=900_000)] + [Fault(status=400)] * 9
+    with pytest.raises(UserError):
+        fetch(tmp_path / "raw")
+    server.blob_faults.clear()
+    server.etags["train.zip"] = '"v2"'
+    server.competitions[COMPETITION]["train.zip"] = Blob(OTHER)
+    assert fetch(tmp_path / "raw")[0].read_bytes() == OTHER
+
+
+def test_killed_in_the_middle(server: KaggleServer, tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    part = tmp_path / ".download-raw/train.zip.part"
+
+    def grown(size: int) -> bool:
+        return part.exists() and part.stat().st_size > size
+
+    for number, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)):
+        server.blob_faults["train.zip"] = [Fault(rate=2e6)]
+        process = subprocess.Popen(
+            command(out, "train.zip"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        wait_for(functools.partial(grown, 600_000 * (number + 1)))
+        process.send_signal(how)
+        _, errors = process.communicate()
+        assert process.returncode == {signal.SIGINT: 130}.get(how, -how)
+        assert "Traceback" not in errors
+        assert not list(out.iterdir())
+    had = part.stat().st_size
+    assert subprocess.run(command(out, "train.zip"), cwd=ROOT).returncode == 0
+    assert (out / "train.zip").read_bytes() == DATA
+    assert server.log[-1] == f"GET train.zip bytes={had}-"
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_two_processes_at_once(server: KaggleServer, tmp_path: Path) -> None:
+    """S6: one works, the other says so; the file is right."""
+    server.blob_faults["train.zip"] = [Fault(rate=2e6)]
+    first = subprocess.Popen(command(tmp_path / "raw", "train.zip"), cwd=ROOT)
+    wait_for(lambda: (tmp_path / ".download-raw/train.zip.part").exists())
+    with pytest.raises(UserError, match="another process"):
+        fetch(tmp_path / "raw")
+    assert first.wait() == 0
+    assert (tmp_path / "raw/train.zip").read_bytes() == DATA
+    assert server.count("GET train.zip") == 1
+
+
+def test_disk_full(server: KaggleServer, tmp_path: Path) -> None:
+    """/dev/full answers every write with ENOSPC."""
+    folder = tmp_path / ".download-raw"
+    folder.mkdir()
+    (folder / "train.zip.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)):
+        fetch(tmp_path / "raw")
+    assert not list((tmp_path / "raw").iterdir())
+    (folder / "train.zip.part").unlink()
+    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+
+
+def test_disk_that_fills_up_half_way(server: KaggleServer, tmp_path: Path) -> None:
+    def limit() -> None:  # a write past it fails, after all that fits was written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000))
+
+    run = subprocess.run(
+        command(tmp_path / "raw", "train.zip"),
+        cwd=ROOT, preexec_fn=limit, capture_output=True, text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "train.zip.part: File too large; what arrived is kept" in run.stderr
+    server.sent.clear()
+    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+    assert server.sent["train.zip"] == len(DATA) - 900_000
+
+
+def test_disk_too_small_to_begin(server: KaggleServer, tmp_path: Path) -> None:
+    server.competitions[COMPETITION]["train.zip"] = Blob(DATA, listed=10**18)
+    with pytest.raises(UserError, match="needs 1000000000.00 GB, the disk has"):
+        fetch(tmp_path / "raw")
+    assert not server.count("GET")
+    with pytest.raises(UserError, match="the disk has"):
+        disk.check_space(tmp_path, 10**18, "train.zip")
+
+
+def test_unknown_file_and_competition(server: KaggleServer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'tran.zip', expected one of list.csv.zip, train.zip"):
+        fetch(tmp_path / "raw", "tran.zip")
+    section = params.Competition(kind="competition", slug="no-such", files=("train.zip",))
+    with pytest.raises(UserError, match="no-such: Kaggle answered 404 .*download.slug"):
+        download(section, tmp_path / "raw", None, 1, QUICK)
+
+
+def test_no_network(server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(UserError, match="no answer from localhost.*check the network"):
+        fetch(tmp_path / "raw")
+
+
+def local_archives(folder: Path) -> Path:
+    place = folder / "here/competitions" / COMPETITION
+    place.mkdir(parents=True)
+    (place / "train.zip").write_bytes(DATA)
+    return folder / "here"
+
+
+def test_archives_that_are_here_already(server: KaggleServer, tmp_path: Path) -> None:
+    here = local_archives(tmp_path)
+    (path,) = download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK)
+    assert path.read_bytes() == DATA
+    assert path.samefile(here / "competitions" / COMPETITION / "train.zip"), "linked, not copied"
+    assert not server.log
+    (tmp_path / ".download-raw" / f"competitions--{COMPETITION}--train.zip.receipt.json").unlink()
+    assert download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK) == [path]
+
+
+def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -> None:
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system at /dev/shm")
+    folder = shared / f"archives-{os.getpid()}"
+    try:
+        here = local_archives(folder)
+        (path,) = download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK)
+        assert path.read_bytes() == DATA
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_archives_that_are_here_but_damaged(server: KaggleServer, tmp_path: Path) -> None:
+    here = local_archives(tmp_path)
+    source = here / "competitions" / COMPETITION / "train.zip"
+    source.write_bytes(bytes(BAD_CRC))
+    with pytest.raises(UserError, match=r"train.zip: the checksum of its member train/a.jpg"):
+        download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK)
+    assert not list((tmp_path / "raw").iterdir()) and source.read_bytes() == bytes(BAD_CRC)
+
+
+def test_an_archive_that_is_not_here(server: KaggleServer, tmp_path: Path) -> None:
+    here = local_archives(tmp_path)
+    with pytest.raises(UserError, match=f"{COMPETITION}/list.csv.zip: no such file.*unset"):
+        download(wanted("train.zip", "list.csv.zip"), tmp_path / "raw", here, 1, QUICK)
+    assert not server.log, "the rest is not fetched from Kaggle in silence"
+
+
+def test_a_data_folder_that_is_no_folder(server: KaggleServer, tmp_path: Path) -> None:
+    run = subprocess.run(
+        command(tmp_path / "raw", "train.zip"), cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PIPELINE_DATA": "/no/such/folder"},
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: PIPELINE_DATA: found '/no/such/folder'")
+
+
+def test_the_sample_is_drawn_once(tmp_path: Path) -> None:
+    section = params.Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
+    out = tmp_path / "raw"
+    paths = download(section, out, None, 1, QUICK)
+    assert {"train.zip", "train_masks.zip", "test.zip"} <= {path.name for path in paths}
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    started = time.monotonic()
+    assert download(section, out, None, 1, QUICK) == paths
+    assert time.monotonic() - started < 1
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+
+    recorded = tmp_path / ".download-raw/sample.json"
+    content = json.loads(recorded.read_text())
+    content["settings"]["seed"] = 2  # as if drawn with another seed
+    recorded.write_text(json.dumps(content))
+    bytes_ = paths[0].read_bytes()
+    assert download(section, out, None, 1, QUICK) == paths
+    assert paths[0].stat().st_mtime_ns != before[paths[0]]
+    assert paths[0].read_bytes() == bytes_, "the same settings draw the same bytes"
+
+
+def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) -> None:
+    """Deflated, with a comment and without a member: all are whole zips."""
+    for number, (members, comment) in enumerate(((["a"], b"by hand"), ([], b""), (["a"], b""))):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.comment = comment
+            for member in members:
+                archive.writestr(member, "x" * 1000)
+        server.competitions[COMPETITION]["z.zip"] = Blob(buffer.getvalue())
+        (path,) = fetch(tmp_path / f"raw{number}", "z.zip")
+        assert path.read_bytes() == buffer.getvalue()

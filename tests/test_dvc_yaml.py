@@ -1,0 +1,138 @@
+"""dvc.yaml says what the code does: deps are imports, params are sections, arrows run one way."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+COMMANDS = {"submit"}  # verbs outside the graph
+VERBS = set(STAGES) | COMMANDS
+SOURCES = "pipeline/sources"
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+def module_path(name: str) -> Path | None:
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    return path if path.exists() else None
+
+
+def imports(path: Path) -> set[Path]:
+    """Project modules that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative imports hide from this test"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    found = {module_path(name) for name in names if name.startswith("pipeline.")}
+    if 'import_module(f"pipeline.sources.' in path.read_text():
+        found |= set((ROOT / SOURCES).glob("*.py"))
+    return {path for path in found if path}
+
+
+def closure(path: Path) -> set[Path]:
+    seen: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting += imports(current)
+    return seen
+
+
+def expected_deps(stage: str) -> set[str]:
+    files = {str(path.relative_to(ROOT)) for path in closure(ROOT / f"pipeline/{stage}.py")}
+    inside = {file for file in files if file.startswith(f"{SOURCES}/")}
+    if f"{SOURCES}/__init__.py" in inside:  # all of them: named as a folder
+        return (files - inside) | {SOURCES}
+    return files
+
+
+def code_deps(stage: str) -> set[str]:
+    return {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/")}
+
+
+def sections_read(stage: str) -> set[str]:
+    """`recipe.<section>` in the stage's own file: only verbs see params."""
+    tree = ast.parse((ROOT / f"pipeline/{stage}.py").read_text())
+    return {
+        node.attr.rstrip("_")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "recipe"
+    }
+
+
+def sections_declared(stage: str) -> set[str]:
+    files = [entry for entry in STAGES[stage]["params"] if isinstance(entry, dict)]
+    assert [list(entry) for entry in files] == [["recipes/${item.recipe}.yaml"]]
+    return set(files[0]["recipes/${item.recipe}.yaml"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_file_and_its_imports(stage: str) -> None:
+    assert code_deps(stage) == expected_deps(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_sections_read(stage: str) -> None:
+    assert sections_declared(stage) == sections_read(stage) - {"runtime"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_folds_are_declared_where_they_are_read(stage: str) -> None:
+    reads = "load_folds(" in (ROOT / f"pipeline/{stage}.py").read_text()
+    assert reads == ("folds" in STAGES[stage]["params"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_command_names_what_is_declared(stage: str) -> None:
+    """Every path in the command is a dep, an out, a folder of outs, or untracked scratch."""
+    entry = STAGES[stage]
+    assert re.match(
+        rf"python -m pipeline\.{stage} recipes/\$\{{item\.recipe\}}\.yaml ", entry["cmd"]
+    )
+    declared = [*entry["deps"]]
+    for kind in ("outs", "metrics", "plots"):
+        declared += [
+            next(iter(out)) if isinstance(out, dict) else out for out in entry.get(kind, [])
+        ]
+    paths = [word for word in entry["cmd"].split()[4:] if "/" in word]
+    for path in paths:
+        scratch = path == "work/${item.recipe}"
+        assert scratch or any(d == path or d.startswith(f"{path}/") for d in declared), path
+
+
+def test_every_import_runs_one_way() -> None:
+    for path in MODULES:
+        name = path.stem
+        for target in imports(path):
+            assert target.stem not in VERBS, f"{name} imports the verb {target.stem}"
+            assert target.stem != "params" or name in VERBS, f"the noun {name} imports params"
+            assert path not in closure(target), f"{name} and {target.stem} import each other"
+
+
+def test_packages_export_nothing() -> None:
+    for path in MODULES:
+        if path.name == "__init__.py":
+            assert len(ast.parse(path.read_text()).body) == 1, f"{path} holds more than a docstring"
+
+
+def test_torch_stays_out_of_what_does_not_compute() -> None:
+    for verb in {"download", "split", "tune", "submit"}:
+        for path in closure(ROOT / f"pipeline/{verb}.py"):
+            text = path.read_text()
+            assert not re.search(r"^\s*(import|from) torch\b", text, re.M), f"{verb} loads {path}"
+
+
+def test_training_and_prediction_need_neither_dvc_nor_kaggle() -> None:
+    for verb in ("train", "validate", "predict"):
+        for path in closure(ROOT / f"pipeline/{verb}.py"):
+            assert not re.search(r"^\s*(import|from) (dvc|kaggle)", path.read_text(), re.M), path

@@ -1,0 +1,57 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import files
+from pipeline.errors import UserError
+
+
+def test_a_file_appears_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with files.written_whole(path) as temporary:
+        temporary.write_text("all of it")
+        assert not path.exists()
+    assert path.read_text() == "all of it"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_published_file_follows_the_umask(tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "file.txt", "text")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_is_a_user_error(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(UserError, match=r"file\.txt: No space left .* free some space"),
+        files.written_whole(tmp_path / "file.txt"),
+    ):
+        raise full
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_one_process_works_in_a_folder(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from pipeline.files import only_process\nwith only_process(Path({str(tmp_path)!r})): pass"  # noqa: E501
+    with files.only_process(tmp_path):
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another process is working here" in second.stderr
+    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr

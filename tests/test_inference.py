@@ -1,0 +1,109 @@
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from pipeline.archives import Archives
+from pipeline.images import decode_image
+from pipeline.inference import full_resolution, stream
+from pipeline.samples import Sample
+from pipeline.sources import carvana
+from pipeline.split import split
+
+SIZE = (64, 96)  # the tiny images' own, so that nothing is resized
+
+
+class Redness(torch.nn.Module):
+    """A network whose logits are known: red minus green, shifted, plus a left-right ramp."""
+
+    def __init__(self, shift: float, ramp: float = 0.0) -> None:
+        super().__init__()
+        self.shift, self.ramp = shift, ramp
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        red = images[..., 0].float() - images[..., 1].float()
+        return red / 40 + self.shift + self.ramp * torch.linspace(-1, 1, images.shape[2])
+
+
+@pytest.fixture
+def archives(raw: Path) -> Iterator[Archives]:
+    archives = Archives(raw)
+    yield archives
+    archives.close()
+
+
+@pytest.fixture
+def rows(archives: Archives) -> list[Sample]:
+    return split(carvana.read_entries(archives), archives, folds=2, seed=0)
+
+
+def probabilities(rows, archives, models, tta="none", batch=3, workers=0) -> list[np.ndarray]:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = list(stream(rows, archives, models, SIZE, "area", tta, fabric, batch, workers))
+    assert [prediction.row for prediction in found] == list(rows)
+    return [prediction.probability for prediction in found]
+
+
+def by_hand(row: Sample, archives: Archives, shift: float, ramp: float = 0.0) -> np.ndarray:
+    image = decode_image(archives.read(row.image), row.size, row.image).astype(np.float64)
+    logits = (image[..., 0] - image[..., 1]) / 40 + shift + ramp * np.linspace(-1, 1, SIZE[1])
+    return 1 / (1 + np.exp(-logits))
+
+
+def test_a_probability_is_the_mean_over_models(rows, archives) -> None:
+    for row, found in zip(
+        rows, probabilities(rows, archives, [Redness(0), Redness(1)]), strict=True
+    ):
+        expected = (by_hand(row, archives, 0) + by_hand(row, archives, 1)) / 2
+        assert found.dtype == np.float32 and found.shape == SIZE
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_flips_are_undone_before_the_mean(rows, archives) -> None:
+    found = probabilities(rows[:2], archives, [Redness(0, ramp=1)], tta="hflip")
+    for row, probability in zip(rows[:2], found, strict=True):
+        expected = (by_hand(row, archives, 0, 1) + by_hand(row, archives, 0, -1)) / 2
+        np.testing.assert_allclose(probability, expected, atol=1e-6)
+
+
+def test_batches_and_workers_change_nothing(rows, archives) -> None:
+    one = probabilities(rows, archives, [Redness(0)], batch=1)
+    for batch, workers in ((5, 0), (16, 0), (3, 2)):
+        for a, b in zip(
+            one, probabilities(rows, archives, [Redness(0)], "none", batch, workers), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_an_unreadable_image_carries_its_error(rows, archives, raw: Path) -> None:
+    (raw / "bad.jpg").write_bytes(b"\xff\xd8")
+    mixed = [rows[0], dataclasses.replace(rows[1], image="bad.jpg"), rows[2]]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = list(stream(mixed, archives, [Redness(0)], SIZE, "area", "none", fabric, 2, 0))
+    assert [bool(prediction.error) for prediction in found] == [False, True, False]
+    np.testing.assert_allclose(found[2].probability, by_hand(rows[2], archives, 0), atol=1e-6)
+
+
+def test_the_reader_does_not_run_ahead(rows, archives) -> None:
+    """Taking one prediction must not decode the whole test set."""
+    seen = []
+    counting = Archives(archives.folder)
+    read = counting.read
+    counting.read = lambda name: seen.append(name) or read(name)  # type: ignore[method-assign]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    next(stream(rows, counting, [Redness(0)], SIZE, "area", "none", fabric, 2, 0))
+    assert len(seen) <= 4
+    counting.close()
+
+
+def test_full_resolution_is_bilinear_with_half_pixel_centres() -> None:
+    """Against torch's independent implementation."""
+    small = np.random.default_rng(0).random((37, 53), dtype=np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(small)[None, None], (128, 191), mode="bilinear", align_corners=False
+    )[0, 0]
+    np.testing.assert_allclose(full_resolution(small, (128, 191)), expected, atol=1e-5)

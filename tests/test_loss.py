@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from pipeline.loss import bce_dice, soft_dice
+
+
+def test_terms_are_what_their_formulas_say() -> None:
+    logits = torch.tensor([[[0.0, 2.0], [-1.0, 0.5]]])
+    target = torch.tensor([[[0.0, 1.0], [0.25, 1.0]]])
+    p = [1 / (1 + math.exp(-x)) for x in (0.0, 2.0, -1.0, 0.5)]
+    t = [0.0, 1.0, 0.25, 1.0]
+    bce = -sum(b * math.log(a) + (1 - b) * math.log(1 - a) for a, b in zip(p, t, strict=True)) / 4
+    dice = 1 - (2 * sum(a * b for a, b in zip(p, t, strict=True)) + 1) / (sum(p) + sum(t) + 1)
+    terms = bce_dice(logits, target, 2.0, 0.5)
+    assert terms.bce.item() == pytest.approx(bce, abs=1e-6)
+    assert terms.dice.item() == pytest.approx(dice, abs=1e-6)
+    assert terms.total.item() == pytest.approx(2 * bce + 0.5 * dice, abs=1e-6)
+
+
+def test_dice_is_a_mean_over_images_not_over_the_batch() -> None:
+    probability = torch.zeros(2, 10, 10)
+    target = torch.zeros(2, 10, 10)
+    target[0, :5] = probability[0, :5] = 1  # perfect
+    target[1, 0, 0] = 1  # missed altogether
+    each = soft_dice(probability, target)
+    assert each[0] == 1 and each[1] == 0.5
+    terms = bce_dice(torch.where(probability > 0, 50.0, -50.0), target, 0.0, 1.0)
+    assert terms.total.item() == pytest.approx(0.25)
+
+
+def test_two_empty_masks_are_a_hit() -> None:
+    assert soft_dice(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)).item() == 1
+
+
+def test_dice_stays_between_0_and_1() -> None:
+    assert soft_dice(torch.ones(1, 8, 8), torch.ones(1, 8, 8)).item() == 1
+    assert 0 <= soft_dice(torch.ones(1, 8, 8), torch.zeros(1, 8, 8)).item() < 0.02
+
+
+def test_low_precision_logits_are_raised_first() -> None:
+    terms = bce_dice(
+        torch.full((1, 64, 64), 9.0, dtype=torch.bfloat16), torch.ones(1, 64, 64), 1, 1
+    )
+    assert terms.total.dtype == torch.float32
+    assert 0 < terms.bce.item() < 2e-4
+
+
+def test_the_gradient_pulls_towards_the_target() -> None:
+    logits = torch.zeros(1, 2, 2, requires_grad=True)
+    bce_dice(logits, torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), 1.0, 1.0).total.backward()
+    assert (logits.grad[0, :, 0] < 0).all() and (logits.grad[0, :, 1] > 0).all()

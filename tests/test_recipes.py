@@ -1,0 +1,45 @@
+"""Every recipe in the repository is one that runs."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from pipeline import model, params
+from pipeline.augment import Augmentation
+from pipeline.train import _describe
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+MEGA = 1e6
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_and_can_be_built(path: Path) -> None:
+    recipe = params.load(path)
+    network = model.build(_describe(recipe.train, fold=0), weights="none")
+    assert model.parameters(network) > MEGA
+    Augmentation(**recipe.train.augment.model_dump())
+    source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
+    assert callable(source.read_entries)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_where_it_comes_from(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+
+
+def test_params_yaml_runs_the_sample_first() -> None:
+    """What a new user's first `dvc repro` does."""
+    run = params._validated(params.Run, ROOT / "params.yaml")
+    assert run.recipes == ("sample",)
+    assert params.load_folds(ROOT / "params.yaml", available=5) == (0, 1, 2, 3, 4)
+
+
+def test_the_competition_recipe_is_the_one_announced() -> None:
+    recipe = params.load(ROOT / "recipes/carvana.yaml")
+    assert recipe.train.size == (1024, 1024)
+    assert (recipe.train.model.architecture, recipe.train.model.encoder) == ("Unet", "resnet34")
+    assert recipe.train.loss.bce > 0 and recipe.train.loss.dice > 0
+    assert recipe.split.folds == 5
+    assert recipe.validate_.tta == "hflip"

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline import samples
+from pipeline.errors import UserError
+from pipeline.samples import NO_FOLD, Sample
+
+
+def sample(name: str, group: str, fold: int, split: str = "train") -> Sample:
+    return Sample(name, split, group, f"x.zip!{name}.jpg", "", fold, 4, 6, 0.25)  # type: ignore[arg-type]
+
+
+ROWS = [
+    sample("a_01", "a", 0),
+    sample("a_02", "a", 0),
+    sample("b_01", "b", 1),
+    sample("c_01", "c", NO_FOLD, "test"),
+]
+
+
+def test_the_table_comes_back_as_written(tmp_path: Path) -> None:
+    samples.write(tmp_path / "samples.csv", ROWS)
+    assert samples.read(tmp_path / "samples.csv") == ROWS
+    header = (tmp_path / "samples.csv").read_text().splitlines()[0]
+    assert header == "sample_id,split,group,fold,image,mask,height,width,foreground"
+
+
+def test_every_row_has_one_part_in_a_fold() -> None:
+    assert samples.training(ROWS, 0) == ROWS[2:3]
+    assert samples.held_out(ROWS, 0) == ROWS[:2]
+    assert samples.test(ROWS) == ROWS[3:]
+
+
+@pytest.mark.parametrize("leak", [sample("a_03", "a", 1), sample("a_03", "a", NO_FOLD, "test")])
+def test_a_group_in_two_places_is_a_leak(leak: Sample) -> None:
+    samples.check_no_leak(ROWS)
+    with pytest.raises(AssertionError, match="group a is in fold 0 and in fold"):
+        samples.check_no_leak([*ROWS, leak])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("sample_id", "id"), "found columns"),
+        (lambda text: text.replace(",4,6,", ",x,6,"), "line 2: .*run the split stage again"),
+        (lambda text: text + "half a ro", "line 6: .*run the split stage again"),
+    ],
+)
+def test_a_broken_table_is_refused(tmp_path: Path, change, said: str) -> None:
+    path = tmp_path / "samples.csv"
+    samples.write(path, ROWS)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError, match=said):
+        samples.read(path)
+
+
+def test_a_missing_table_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run the split stage first"):
+        samples.read(tmp_path / "samples.csv")

@@ -1,0 +1,277 @@
+"""The stages as DVC runs them, on tiny archives: graph, reruns, wrong inputs, kills."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import (
+    SLUG,
+    TEST_CARS,
+    TRAIN_CARS,
+    VIEWS,
+    copy_project,
+    gif,
+    tiny_mask,
+    tiny_recipe,
+    write_tiny_archives,
+    write_yaml,
+)
+
+from pipeline import submission
+
+BIN = Path(sys.executable).parent
+STAGES = ("download", "split", "train", "validate", "tune", "predict")
+
+
+class Project:
+    """A clone of the project whose recipes use tiny archives, and a way to run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = copy_project(folder / "project")
+        self.archives = folder / "archives"
+        write_tiny_archives(self.archives / "competitions" / SLUG)
+        for recipe in ("tiny", "other"):
+            self.recipe(recipe, tiny_recipe())
+        self.params(["tiny"])
+
+    def recipe(self, name: str, content: dict) -> None:
+        write_yaml(self.folder / f"recipes/{name}.yaml", content)
+
+    def change(self, name: str, section: str, **values: object) -> None:
+        path = self.folder / f"recipes/{name}.yaml"
+        content = yaml.safe_load(path.read_text())
+        content[section] |= values
+        write_yaml(path, content)
+
+    def params(self, recipes: list[str], folds: tuple[int, ...] = (0, 1)) -> None:
+        write_yaml(self.folder / "params.yaml", {"recipes": recipes, "folds": list(folds)})
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        env |= {"PIPELINE_DATA": str(self.archives), **environment}
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro` and return the stages that did work."""
+        done = self.run("dvc", "repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+        return [line.split("'")[1] for line in lines]
+
+    def stage(self, name: str, recipe: str = "tiny", fold: int = 0) -> subprocess.CompletedProcess:
+        """Run one stage as dvc.yaml has it, without DVC."""
+        command = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"][name]["cmd"]
+        command = command.replace("${item.recipe}", recipe).replace("${item.fold}", str(fold))
+        return self.run("sh", "-c", command)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after its first `dvc repro`; tests that change it must change it back."""
+    project = Project(tmp_path_factory.mktemp("stages"))
+    assert sorted(project.repro()) == [
+        "download@tiny", "predict@tiny", "split@tiny", "train@tiny-0", "train@tiny-1",
+        "tune@tiny", "validate@tiny-0", "validate@tiny-1",
+    ]  # fmt: skip
+    return project
+
+
+@pytest.fixture
+def broken(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project to spoil."""
+    project = object.__new__(Project)
+    project.folder, project.archives = tmp_path / "project", tmp_path / "archives"
+    shutil.copytree(finished.folder, project.folder, ignore=shutil.ignore_patterns(".dvc"))
+    shutil.copytree(finished.archives, project.archives)
+    return project
+
+
+def test_the_first_run_leaves_a_valid_submission(finished: Project) -> None:
+    names = [f"{car}_{view}.jpg" for car in TEST_CARS for view in VIEWS]
+    path = finished.folder / "submissions/tiny/submit.csv.gz"
+    assert [name for name, _ in submission.read_rows(path)] == names
+    sample = finished.archives / f"competitions/{SLUG}/sample_submission.csv.zip"
+    summary = submission.check(path, sample, dict.fromkeys(names, (64, 96)))
+    assert summary.rows == 4
+
+
+def test_the_first_run_leaves_every_result(finished: Project) -> None:
+    metrics = json.loads((finished.folder / "eval/tiny/metrics.json").read_text())
+    assert 0 < metrics["dice_at_half"] <= metrics["dice"] <= 1
+    assert metrics["images"] == 12 and metrics["folds"] == 2
+    with (finished.folder / "eval/tiny/images.csv").open() as stream:
+        images = list(csv.DictReader(stream))
+    assert np.mean([float(row["dice"]) for row in images]) == pytest.approx(
+        metrics["dice"], abs=1e-5
+    )
+    for fold in (0, 1):
+        held_out = [row["sample_id"] for row in images if row["fold"] == str(fold)]
+        content = np.load(finished.folder / f"oof/tiny/fold{fold}.npz")
+        assert content["sample_id"].tolist() == held_out
+        assert (content["counts"].sum(axis=(1, 2)) == 64 * 96).all()
+        overlays = list((finished.folder / f"oof/tiny/fold{fold}-worst").glob("*.jpg"))
+        assert len(overlays) == min(6, tiny_recipe()["validate"]["worst"])
+        assert (finished.folder / f"runs/tiny/fold{fold}/history.csv").is_file()
+    assert not list((finished.folder / "work/tiny").glob("*")), "scratch is deleted on success"
+
+
+def test_a_second_run_does_nothing(finished: Project) -> None:
+    assert finished.repro() == []
+
+
+def test_a_change_reruns_what_follows_from_it_alone(finished: Project) -> None:
+    finished.change("tiny", "tune", bootstrap=60)
+    assert [name for name in finished.repro() if name != "predict@tiny"] == ["tune@tiny"]
+    finished.change("tiny", "predict", compression=1)
+    assert finished.repro() == ["predict@tiny"]
+    finished.change("tiny", "runtime", batch_size=3)
+    assert finished.repro() == [], "runtime is never tracked"
+    finished.change("tiny", "validate", tta="none")
+    assert finished.repro() == ["validate@tiny-0", "validate@tiny-1", "tune@tiny", "predict@tiny"]
+
+
+def test_switching_recipes_and_back_recomputes_nothing(finished: Project) -> None:
+    finished.params(["other"])
+    assert len(finished.repro()) == 8
+    finished.params(["tiny"])
+    assert finished.repro() == []
+    finished.params(["other", "tiny"])
+    assert finished.repro() == []
+    finished.params(["tiny"])
+
+
+def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
+    shown = finished.run("dvc", "metrics", "show", "--json")
+    assert shown.returncode == 0 and "eval/tiny/metrics.json" in shown.stdout, shown.stderr
+    plots = finished.run("dvc", "plots", "show", "--json")
+    assert plots.returncode == 0 and "thresholds.csv" in plots.stdout, plots.stderr
+    assert "fold0-worst" in plots.stdout
+
+
+def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
+    """One line that says all of `said`, exit code 1, no traceback."""
+    message = done.stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert done.returncode == 1, done.stderr
+    assert message.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+    for words in said:
+        assert words in message
+
+
+def test_an_unknown_recipe_is_refused(finished: Project) -> None:
+    finished.params(["carvanna"])
+    done = finished.run("dvc", "repro")
+    finished.params(["tiny"])
+    assert done.returncode != 0 and "recipes/carvanna.yaml" in done.stderr
+    refused(finished.stage("split", "carvanna"), "recipes/carvanna.yaml: no such file", "tiny.yaml")
+
+
+def test_a_wrong_recipe_stops_every_stage_before_it_works(broken: Project) -> None:
+    broken.change("tiny", "train", epoch=3)
+    for name in STAGES:
+        refused(broken.stage(name), "recipes/tiny.yaml: train.epoch: unknown key", "'epochs'")
+
+
+def test_missing_inputs_name_the_stage_to_run(broken: Project) -> None:
+    shutil.rmtree(broken.folder / "eval")
+    refused(broken.stage("predict"), "metrics.json", "run the tune stage first")
+    (broken.folder / "oof/tiny/fold1.npz").unlink()
+    refused(broken.stage("tune"), "fold1.npz", "run the validate stage of this fold")
+    (broken.folder / "runs/tiny/fold0/model.pt").unlink()
+    refused(broken.stage("validate"), "model.pt", "run the train stage")
+    (broken.folder / "data/tiny/samples.csv").unlink()
+    refused(broken.stage("train"), "samples.csv", "run the split stage first")
+    assert not list(broken.folder.glob("submissions/tiny/unchecked*"))
+
+
+def test_a_model_of_another_fold_is_refused(broken: Project) -> None:
+    runs = broken.folder / "runs/tiny"
+    shutil.copy(runs / "fold1/model.pt", runs / "fold0/model.pt")
+    refused(broken.stage("validate"), "trained without fold 1, expected fold 0")
+
+
+def replace_member(archive: Path, name: str, data: bytes | None) -> None:
+    with zipfile.ZipFile(archive) as old:
+        members = {member: old.read(member) for member in old.namelist()}
+    if data is None:
+        del members[name]
+    else:
+        members[name] = data
+    archive.unlink()  # it may be a hard link
+    with zipfile.ZipFile(archive, "w") as new:
+        for member, content in members.items():
+            new.writestr(member, content)
+
+
+def test_archives_that_do_not_fit_are_refused(broken: Project) -> None:
+    raw = broken.folder / "data/tiny/raw"
+    stem = f"{TRAIN_CARS[0]}_01"
+    mask = f"train_masks/{stem}_mask.gif"
+    replace_member(raw / "train_masks.zip", mask, gif(tiny_mask(0)[:, :-1]))
+    refused(broken.stage("split"), f"{stem}_mask.gif: found 64x95", "expected 64x96")
+    replace_member(raw / "train_masks.zip", mask, None)
+    refused(broken.stage("split"), "no mask for 1 of 12 samples", stem)
+    truncated = (raw / "train.zip").read_bytes()[:-100]
+    (raw / "train.zip").unlink()
+    (raw / "train.zip").write_bytes(truncated)
+    refused(broken.stage("split"), "train.zip", "no whole zip file", "run the download stage")
+    (raw / "train.zip").unlink()
+    refused(broken.stage("split"), "train.zip", "download.files")
+
+
+def test_a_bad_test_image_fails_or_is_left_empty(broken: Project) -> None:
+    raw = broken.folder / "data/tiny/raw"
+    bad = f"{TEST_CARS[0]}_02.jpg"
+    with zipfile.ZipFile(raw / "test.zip") as archive:
+        whole = archive.read(f"test/{bad}")
+    replace_member(raw / "test.zip", f"test/{bad}", whole[:-300])
+    before = (broken.folder / "submissions/tiny/submit.csv.gz").read_bytes()
+    refused(broken.stage("predict"), bad, "cut short", "predict.on_bad_image")
+    assert (broken.folder / "submissions/tiny/submit.csv.gz").read_bytes() == before
+    broken.change("tiny", "predict", on_bad_image="empty")
+    done = broken.stage("predict")
+    assert done.returncode == 0, done.stderr
+    assert f"left empty: test.zip!test/{bad}" in done.stdout
+    rows = dict(submission.read_rows(broken.folder / "submissions/tiny/submit.csv.gz"))
+    assert rows[bad] == "" and len(rows) == 4 and sum(map(bool, rows.values())) >= 2
+
+
+def test_a_killed_training_goes_on_and_leaves_nothing_half(broken: Project) -> None:
+    shutil.rmtree(broken.folder / "runs/tiny/fold0")
+    broken.change("tiny", "train", epochs=30)
+    command = yaml.safe_load((broken.folder / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
+    command = command.replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {command}"], cwd=broken.folder, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/30"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (broken.folder / "runs/tiny/fold0").exists()
+    done = broken.stage("train")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stdout
+    assert (broken.folder / "runs/tiny/fold0/model.pt").is_file()
+
+
+def test_two_trainers_of_one_fold_do_not_run_at_once(broken: Project) -> None:
+    from pipeline import files, params, train
+
+    recipe = params.load(broken.folder / "recipes/tiny.yaml")
+    name = train._work_name(0, recipe.train, broken.folder / "data/tiny/samples.csv")
+    with files.only_process(broken.folder / "work/tiny" / name):
+        refused(broken.stage("train"), "another process is working here")

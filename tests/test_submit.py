@@ -1,0 +1,466 @@
+"""Submitting to a Kaggle on 127.0.0.1, through the real client: once, and with the score."""
+
+import dataclasses
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import kaggle_server
+import pytest
+import yaml
+from kaggle_server import COMPETITION, KaggleServer
+
+from pipeline import kaggle_site, ledger, samples, submit
+from pipeline.errors import UserError
+from pipeline.files import only_process
+from pipeline.patience import Patience
+from pipeline.upload import upload
+
+ROOT = Path(__file__).parent.parent
+QUICK = Patience(
+    attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=1,
+    poll=0.01, score=0.2, confirm=0.2,
+)  # fmt: skip
+FILE = Path("submissions/tiny/submit.csv.gz")
+NAMES = ("aaa_01", "aaa_02")
+DVC_YAML = """
+stages:
+  predict:
+    matrix: {recipe: "${recipes}"}
+    cmd: mkdir -p submissions/${item.recipe} && cp model submissions/${item.recipe}/submit.csv.gz
+    deps:
+      - model
+    outs:
+      - submissions/${item.recipe}/submit.csv.gz
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose stage `predict` has run: two test images of 4x6 pixels."""
+    project = tmp_path_factory.mktemp("project")
+    recipe = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
+    recipe["download"] = {"kind": "competition", "slug": COMPETITION, "files": ["test.zip"]}
+    (project / "data/tiny/raw").mkdir(parents=True)
+    (project / "recipes").mkdir()
+    (project / "eval/tiny").mkdir(parents=True)
+    (project / "submissions").mkdir()
+    (project / "recipes/tiny.yaml").write_text(yaml.safe_dump(recipe))
+    shutil.copy(ROOT / "recipes/sample.yaml", project / "recipes")
+    shutil.copy(ROOT / "submissions/ledger.csv", project / "submissions")
+    lines = "".join(f"{name}.jpg,\n" for name in NAMES)
+    (project / "data/tiny/raw/sample_submission.csv").write_text(f"img,rle_mask\n{lines}")
+    rows = [
+        samples.Sample(name, "test", "aaa", f"test.zip!test/{name}.jpg", "", -1, 4, 6, 0.0)
+        for name in NAMES
+    ]
+    samples.write(project / "data/tiny/samples.csv", rows)
+    (project / "eval/tiny/metrics.json").write_text('{"threshold": 0.5, "dice": 0.9965}')
+    text = b"img,rle_mask\naaa_01.jpg,1 6\naaa_02.jpg,\n"
+    (project / "model").write_bytes(gzip.compress(text, mtime=0))
+    (project / "params.yaml").write_text("recipes: [tiny]\n")
+    (project / "dvc.yaml").write_text(DVC_YAML)
+    (project / ".gitignore").write_text("/data\n/eval\n/work\n/submissions/*\n!/submissions/*.csv")
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for command in (
+        ("git", "init", "-q"), (dvc(), "init", "-q"), (dvc(), "repro", "-q"),
+        ("git", "add", "-A"), (*git, "commit", "-qm", "first"),
+    ):  # fmt: skip
+        subprocess.run(command, cwd=project, check=True)
+    return project
+
+
+def dvc() -> str:
+    return str(Path(sys.executable).with_name("dvc"))
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    project = tmp_path / "project"
+    shutil.copytree(template, project)
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    with kaggle_server.serving(tmp_path, monkeypatch) as server:
+        yield server
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.submit", *arguments],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def row(message: str = "first try") -> ledger.Row:
+    """What `prepare` makes of the project, without asking DVC."""
+    sha256 = hashlib.sha256(FILE.read_bytes()).hexdigest()
+    return ledger.Row(
+        "2026-01-02T03:04:05+00:00", "tiny", sha256, "abc", "0.5", "0.9965", "",
+        ledger.UNCONFIRMED, "", "", message,
+    )  # fmt: skip
+
+
+def send(wait: bool = True) -> ledger.Row:
+    return submit.submit(COMPETITION, FILE, row(), wait, QUICK)
+
+
+def read() -> list[ledger.Row]:
+    return ledger.read(submit.LEDGER)
+
+
+def test_sends_waits_and_writes_it_down(server: KaggleServer, project: Path) -> None:
+    done = run("tiny", "-m", "first try")
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "2 rows, 1 of them empty; foreground 12.5% on average, 0.0% to 25.0%",
+        "out-of-fold  0.99650   at threshold 0.5",
+        "public       0.99621   -0.00029 against out-of-fold",
+        "private      0.99588   -0.00062 against out-of-fold",
+        f"submission 1000 at https://www.kaggle.com/competitions/{COMPETITION}/submissions",
+    ):
+        assert text in done.stdout
+    (entry,) = read()
+    sha256 = hashlib.sha256(FILE.read_bytes()).hexdigest()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert dataclasses.astuple(entry)[1:] == (
+        "tiny", sha256, head.stdout.strip(), "0.5", "0.9965", "1000", "COMPLETE", "0.99621",
+        "0.99588", "first try",
+    )  # fmt: skip
+    assert server.submissions[0]["description"] == f"sha256:{sha256[:16]} first try"
+
+    again = run("tiny", "-m", "second try")
+    assert again.returncode == 1 and "were submitted on" in again.stderr
+    assert "as 1000: COMPLETE, public 0.99621" in again.stderr
+    assert len(server.submissions) == 1 and read() == [entry]
+
+
+def test_check_only_sends_nothing(server: KaggleServer, project: Path) -> None:
+    done = run("tiny", "--check-only")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 rows" in done.stdout and not server.log and not read()
+
+
+def test_no_wait(server: KaggleServer, project: Path) -> None:
+    server.polls_until_scored = 2
+    assert run("tiny", "-m", "x", "--no-wait").returncode == 0
+    assert read()[0].status == "PENDING" and not server.count("GetSubmission")
+    for status in ("PENDING", "PENDING", "COMPLETE", "COMPLETE"):
+        done = run("--list")
+        assert done.returncode == 0 and status in done.stdout.splitlines()[1]
+    assert server.count("GetSubmission") == 3, "a row that has its score asks no more"
+    assert "0.99650" in done.stdout and "-0.00062" in done.stdout and "0.99621" in done.stdout
+
+
+def test_a_ledger_is_shown_even_when_kaggle_cannot_be_asked(
+    server: KaggleServer, project: Path
+) -> None:
+    assert send(wait=False).status == "PENDING"
+    server.api_faults["GetSubmission"] = [lambda: (401, {"code": 401, "message": "No"}, {})]
+    done = run("--list")
+    assert done.returncode == 1 and "first try" in done.stdout and "401 (No)" in done.stderr
+
+
+def test_what_is_refused_before_kaggle_is_asked(server: KaggleServer, project: Path) -> None:
+    assert "expected 'competition'" in run("sample", "-m", "x").stderr
+    assert "recipes/nope.yaml: no such file" in run("nope", "-m", "x").stderr
+    assert run("tiny").returncode == 2
+
+    shutil.copy("recipes/tiny.yaml", "recipes/other.yaml")
+    shutil.copytree("data/tiny", "data/other")
+    shutil.copytree("submissions/tiny", "submissions/other")
+    done = run("other", "-m", "x")
+    assert "predict@other" in done.stderr and "params.yaml" in done.stderr
+
+    Path("model").write_bytes(b"another")
+    done = run("tiny", "-m", "x")
+    assert (
+        done.returncode == 1 and "predict@tiny is not up to date (model: modified)" in done.stderr
+    )
+
+    FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 6\n", mtime=0))
+    assert "aaa_02.jpg" in run("tiny", "-m", "x").stderr
+    FILE.write_bytes(b"")
+    assert f"{FILE}: " in run("tiny", "-m", "x").stderr
+    assert not server.log and not read()
+
+
+def test_changed_by_hand_after_predict(server: KaggleServer, project: Path) -> None:
+    FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 5\naaa_02.jpg,\n", mtime=0))
+    done = run("tiny", "-m", "x")
+    assert done.returncode == 1 and f"{FILE}: modified" in done.stderr
+
+
+def test_the_commit_says_whether_the_tree_was_clean(project: Path) -> None:
+    from pipeline import workspace
+
+    clean = workspace.commit(submit.LEDGER)
+    assert len(clean) == 40
+    submit.LEDGER.write_text(submit.LEDGER.read_text() + "\n")
+    assert workspace.commit(submit.LEDGER) == clean, "the ledger itself does not count"
+    Path("model").write_bytes(b"another")
+    assert workspace.commit(submit.LEDGER) == f"{clean}-dirty"
+    shutil.rmtree(".git")
+    assert workspace.commit(submit.LEDGER) == ""
+
+
+def test_the_account_has_these_bytes(server: KaggleServer, project: Path) -> None:
+    """Sent from another machine: not in this ledger, and two pages down the list."""
+    server.page_size = 1
+    for description in (f"{row().tag} elsewhere", "sha256:0000 other", "by hand"):
+        server.submissions.append(
+            {"ref": 7, "status": "COMPLETE", "publicScore": "0.5", "description": description,
+             "date": "2026-01-01T00:00:00Z"}
+        )  # fmt: skip
+    with pytest.raises(UserError, match="has these bytes already, as submission 7 .*0.50000"):
+        send()
+    assert len(server.submissions) == 3 and not server.count("Upload")
+    assert [(entry.ref, entry.status) for entry in read()] == [("7", "COMPLETE")]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [["drop 10"], ["503"], ["500", "503"], ["drop 0", "drop 40"], ["400"], ["410"]],
+    ids=["dropped", "503", "5xx twice", "dropped twice", "refused", "place gone"],
+)
+def test_an_upload_that_stumbles(server: KaggleServer, project: Path, faults: list[str]) -> None:
+    server.put_faults = list(faults)
+    assert send().status == "COMPLETE"
+    assert len(server.submissions) == 1 and server.count("POST CreateSubmission") == 1
+
+
+def test_an_upload_goes_on_where_it_stopped(server: KaggleServer, project: Path) -> None:
+    server.put_faults = ["drop 10"]
+    send()
+    assert server.count("PUT status") == 1 and server.count("StartSubmissionUpload") == 1
+
+
+@pytest.mark.parametrize("fault", ["drop 0", "503", "400", "stop reading"])
+def test_an_upload_that_never_arrives(server: KaggleServer, project: Path, fault: str) -> None:
+    server.put_faults = [fault] * 9
+    if fault == "stop reading":  # more than the buffers of both ends hold
+        with FILE.open("ab") as stream:
+            stream.truncate(64 << 20)
+    with pytest.raises(UserError, match="upload failed 3 times .*nothing was submitted"):
+        send()
+    assert not server.submissions and not read() and not server.count("CreateSubmission")
+    server.put_faults.clear()
+    send()
+    assert len(server.submissions) == 1
+
+
+def test_an_empty_file(server: KaggleServer, project: Path) -> None:
+    FILE.write_bytes(b"")
+    with pytest.raises(UserError, match="found an empty file"):
+        send()
+    assert not server.count("Upload") and not server.submissions
+
+
+def test_memory_stays_flat(server: KaggleServer, project: Path) -> None:
+    """400 MB: the file is read as it is sent."""
+    code = f"""
+import resource, sys
+from pathlib import Path
+from pipeline import kaggle_site, upload
+from pipeline.patience import Patience
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+with kaggle_site.connect(Patience()) as account:
+    before = peak()
+    upload.upload(account, {COMPETITION!r}, Path("big.gz"), Patience())
+    print(peak() - before)
+"""
+    with Path("big.gz").open("wb") as stream:
+        stream.truncate(400_000_000)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert server.uploads == {"upload0": 400_000_000}, done.stderr
+    assert int(done.stdout) < 20_000, f"{done.stdout} KiB more than before"
+
+
+def test_a_lost_reply(server: KaggleServer, project: Path) -> None:
+    server.api_faults["CreateSubmission"] = ["lost"]
+    entry = send()
+    assert (entry.ref, entry.status) == ("1000", "COMPLETE") and read() == [entry]
+    assert len(server.submissions) == 1 and server.count("POST CreateSubmission") == 1
+
+
+def test_a_lost_reply_and_a_list_that_learns_late(server: KaggleServer, project: Path) -> None:
+    server.api_faults["CreateSubmission"] = ["lost"]
+    empty: list[kaggle_server.Reply] = [(200, {"submissions": []}, {})] * 4
+    server.api_faults["ListSubmissions"] = [lambda: empty[0]] * 4
+    assert send().status == "COMPLETE"
+    assert len(server.submissions) == 1
+
+
+def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, project: Path) -> None:
+    """The first run must not say that it worked; the second must not send again."""
+    server.api_faults["CreateSubmission"] = ["lost"]
+    server.api_faults["ListSubmissions"] = [lambda: (200, {"submissions": []}, {})] * 9999
+    with pytest.raises(UserError, match="did not confirm"):
+        send()
+    assert [entry.status for entry in read()] == [ledger.UNCONFIRMED]
+    server.api_faults.clear()
+    assert send().ref == "1000"
+    assert len(server.submissions) == 1 and len(read()) == 1
+
+
+def test_a_request_that_never_arrived(server: KaggleServer, project: Path) -> None:
+    server.api_faults["CreateSubmission"] = ["drop"]
+    with pytest.raises(UserError, match="does not list it; run the same command again"):
+        send()
+    assert not server.submissions
+    assert send().status == "COMPLETE"
+    assert len(server.submissions) == 1 and len(read()) == 1
+
+
+@pytest.mark.parametrize("code", [500, 503])
+def test_an_answer_that_says_neither_yes_nor_no(
+    server: KaggleServer, project: Path, code: int
+) -> None:
+    server.api_faults["CreateSubmission"] = [lambda: (code, {}, {})]
+    with pytest.raises(UserError, match=f"did not confirm the submission .{code}"):
+        send()
+    assert server.count("POST CreateSubmission") == 1
+
+
+def test_a_list_that_cannot_be_read(server: KaggleServer, project: Path) -> None:
+    """Without it nothing shows whether the bytes were sent: they are not."""
+    server.api_faults["ListSubmissions"] = [lambda: (500, {}, {})] * 9
+    with pytest.raises(UserError, match="Kaggle answered 500"):
+        send()
+    assert not server.submissions and not server.count("Upload")
+
+
+def test_the_daily_limit(server: KaggleServer, project: Path) -> None:
+    words = "Your team has used its daily Submission allowance (5) today"
+    server.api_faults["CreateSubmission"] = [lambda: (400, {"code": 400, "message": words}, {})]
+    with pytest.raises(UserError, match="400 .Your team has used its daily Submission allowance"):
+        send()
+    assert not read(), "tomorrow the same bytes may be sent"
+    assert send().status == "COMPLETE"
+
+
+def test_a_refusal_that_looks_like_success(server: KaggleServer, project: Path) -> None:
+    """HTTP 200, words, and no number: the client calls it a success."""
+    words = "Submission not allowed: limit reached"
+    server.api_faults["CreateSubmission"] = [lambda: (200, {"message": words}, {})]
+    with pytest.raises(UserError, match=words):
+        send()
+    assert not server.submissions
+
+
+def test_pending_then_complete(server: KaggleServer, project: Path) -> None:
+    server.polls_until_scored = 3
+    assert send().private == "0.99588"
+    assert server.count("GetSubmission") == 4
+
+
+def test_no_score_in_time(server: KaggleServer, project: Path) -> None:
+    server.polls_until_scored = 10**6
+    with pytest.raises(UserError, match="submission 1000: no score after .*--list"):
+        send()
+    assert read()[0].status == "PENDING"
+
+
+def test_an_error_at_kaggle(server: KaggleServer, project: Path) -> None:
+    server.outcome = {"status": "ERROR", "errorDescription": "Evaluation Exception: row 3"}
+    done = run("tiny", "-m", "x")
+    assert done.returncode == 1
+    assert "submission 1000: Kaggle could not score it (Evaluation Exception: row 3)" in done.stderr
+    assert read()[0].status == "ERROR"
+
+
+def test_two_at_once(server: KaggleServer, project: Path) -> None:
+    with (
+        only_process(Path("work/tiny/submit")),
+        pytest.raises(UserError, match="another process"),
+    ):
+        send()
+    assert not server.submissions
+
+
+def test_killed_between_question_and_answer(server: KaggleServer, project: Path) -> None:
+    arrived = threading.Event()
+
+    def hang() -> kaggle_server.Reply:
+        arrived.set()
+        threading.Event().wait(2)
+        return 500, {}, {}
+
+    server.api_faults["CreateSubmission"] = [hang]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.submit", "tiny", "-m", "x"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert arrived.wait(30)
+    process.kill()
+    process.wait()
+    assert read()[0].status == ledger.UNCONFIRMED, "it is written down before it is asked"
+    server.submissions.append(  # Kaggle did record it
+        {"ref": 5, "status": "PENDING", "description": f"{row().tag} x", "polls": 0}
+    )
+    assert run("--list").returncode == 0
+    assert [(entry.ref, entry.status) for entry in read()] == [("5", "PENDING")]
+    assert run("--list").returncode == 0
+    assert [(entry.ref, entry.status) for entry in read()] == [("5", "COMPLETE")]
+
+
+def test_ledger_keeps_what_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    strange = ledger.Row("t", "r", "1" * 64, "", "0.5", "", "", "PENDING", "", "", 'a, "b"\nc é')
+    other = dataclasses.replace(strange, sha256="2" * 64)
+    for entry in (strange, other, dataclasses.replace(strange, ref="5")):
+        ledger.put(path, entry)
+    assert ledger.read(path) == [dataclasses.replace(strange, ref="5"), other]
+    ledger.remove(path, other)
+    assert [entry.ref for entry in ledger.read(path)] == ["5"]
+
+
+def test_ledger_written_by_many_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    rows = [
+        ledger.Row("t", "r", f"{i:064}", "", "", "", "", "PENDING", "", "", "") for i in range(20)
+    ]
+    threads = [threading.Thread(target=ledger.put, args=(path, entry)) for entry in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ledger.read(path), key=lambda entry: entry.sha256) == rows
+
+
+@pytest.mark.parametrize("content", ["", "time,recipe\n", None])
+def test_a_ledger_that_is_none(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ledger.csv"
+    header = ",".join(ledger.COLUMNS)
+    path.write_text(f"{header}\n1,2\n" if content is None else content)
+    with pytest.raises(UserError, match="ledger.csv: (found the header|row 2 has 2 fields)"):
+        ledger.read(path)
+
+
+def test_the_ledger_in_the_repository_is_one() -> None:
+    ledger.read(ROOT / submit.LEDGER)
+
+
+def test_upload_of_a_competition_that_ended(server: KaggleServer, project: Path) -> None:
+    words = "Competition is not accepting submissions"
+    server.api_faults["StartSubmissionUpload"] = [
+        lambda: (403, {"code": 403, "message": words}, {})
+    ]
+    with (
+        kaggle_site.connect(QUICK) as account,
+        pytest.raises(UserError, match=words),
+    ):
+        upload(account, COMPETITION, FILE, QUICK)

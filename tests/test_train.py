@@ -1,0 +1,123 @@
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_recipe, write_yaml
+
+from pipeline import hardware, model, params, samples, train
+from pipeline.archives import Archives
+from pipeline.augment import Augmentation
+from pipeline.dataset import TrainingSet
+from pipeline.errors import UserError
+from pipeline.samples import Sample
+from pipeline.sources import carvana
+from pipeline.split import split
+
+
+@pytest.fixture
+def archives(raw: Path) -> Iterator[Archives]:
+    archives = Archives(raw)
+    yield archives
+    archives.close()
+
+
+def load_recipe(folder: Path, **changes: object) -> params.Recipe:
+    recipe = tiny_recipe()
+    recipe["train"] |= changes
+    return params.load(write_yaml(folder / "tiny.yaml", recipe))
+
+
+def run(archives: Archives, recipe: params.Recipe, checkpoint: Path) -> train.Progress:
+    rows = split(carvana.read_entries(archives), archives, folds=2, seed=0)
+    settings = recipe.train
+    fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads)
+    fabric.seed_everything(settings.seed, verbose=False)
+    network = model.build(train._describe(settings, 0), "none")
+    augment = Augmentation(**settings.augment.model_dump())
+    dataset = TrainingSet(
+        samples.training(rows, 0), archives, settings.size, settings.resize, augment
+    )
+    return train.train(
+        network, dataset, samples.held_out(rows, 0), archives, settings, recipe.runtime,
+        fabric, checkpoint,
+    )  # fmt: skip
+
+
+def test_a_network_learns_and_its_best_epoch_is_kept(archives: Archives, tmp_path: Path) -> None:
+    recipe = load_recipe(tmp_path, epochs=12, size=[64, 96], batch_size=3)
+    progress = run(archives, recipe, tmp_path / "last.pt")
+    losses = [epoch["loss"] for epoch in progress.history]
+    scores = [epoch["dice"] for epoch in progress.history]
+    assert losses[-1] < losses[0] / 2
+    assert progress.best_dice == max(scores) > 0.8
+    assert [epoch["epoch"] for epoch in progress.history] == list(range(1, 13))
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(tmp_path, epochs=4)
+    whole = run(archives, recipe, tmp_path / "whole.pt")
+
+    save, saved = train._save, []
+
+    def save_twice(*args: object) -> None:
+        save(*args)  # type: ignore[arg-type]
+        saved.append(args)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save", save_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(archives, recipe, tmp_path / "last.pt")
+    monkeypatch.setattr(train, "_save", save)
+    resumed = run(archives, recipe, tmp_path / "last.pt")
+
+    assert [e["dice"] for e in resumed.history] == [e["dice"] for e in whole.history]
+    assert [e["loss"] for e in resumed.history] == [e["loss"] for e in whole.history]
+    for name, weight in whole.best_weights.items():
+        assert torch.equal(weight, resumed.best_weights[name]), name
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_terms(archives: Archives, tmp_path: Path) -> None:
+    recipe = load_recipe(tmp_path, epochs=2)
+    steep = recipe.train.optimiser.model_copy(update={"learning_rate": 1e30})
+    recipe = recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"optimiser": steep})}
+    )
+    with pytest.raises(UserError, match=r"epoch \d/2: the loss is .*\(BCE .*, Dice .*\).*lower"):
+        run(archives, recipe, tmp_path / "last.pt")
+
+
+def test_scratch_is_keyed_by_what_the_weights_depend_on(tmp_path: Path) -> None:
+    rows = tmp_path / "samples.csv"
+    rows.write_text("a")
+    settings = load_recipe(tmp_path).train
+    name = train._work_name(0, settings, rows)
+    assert name == train._work_name(0, settings, rows)
+    assert name != train._work_name(1, settings, rows)
+    assert name != train._work_name(0, settings.model_copy(update={"epochs": 99}), rows)
+    rows.write_text("b")
+    assert name != train._work_name(0, settings, rows)
+
+
+def test_a_fold_without_rows_to_train_on_is_refused() -> None:
+    row = Sample("a_01", "train", "a", "a.jpg", "a.gif", 0, 4, 4, 0.5)
+    with pytest.raises(UserError, match="found 0 rows to train on and 1 held out in fold 0"):
+        train._rows_of([row], 0, Path("samples.csv"))
+    other = dataclasses.replace(row, fold=1)
+    with pytest.raises(UserError, match="found 1 rows to train on and 0 held out in fold 0"):
+        train._rows_of([other], 0, Path("samples.csv"))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "precision", "said"),
+    [("cpu", "16-mixed", "needs a GPU"), ("cuda", "auto", "torch sees no GPU")],
+)
+def test_hardware_that_is_not_there_is_named(accelerator: str, precision: str, said: str) -> None:
+    if accelerator == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=said):
+        hardware.launch(accelerator, precision, 0)  # type: ignore[arg-type]
