@@ -30,7 +30,10 @@ def send(
     was_asked = any(other.sha256 == row.sha256 for other in ledger.read(book))
     there = find(account, slug, row)
     if there is None:
-        row = _create(account, slug, upload(account, slug, file, patience), row, book, patience)
+        token = upload(account, slug, file, patience)
+        if ledger.sha256(file) != row.sha256:
+            raise UserError(f"{file}: changed while it was sent; nothing was submitted: try again")
+        row = _create(account, slug, token, row, book, patience)
     elif was_asked:  # an earlier run asked and got no answer: this is the answer
         row = confirm(row, there, book)
     else:

@@ -27,6 +27,7 @@ from pipeline import disk, kaggle_site, params, receipts, transfer
 from pipeline.errors import UserError, command
 from pipeline.files import only_process, write_text
 from pipeline.patience import Patience
+from pipeline.remote import Offer
 
 _DATA = "PIPELINE_DATA"
 
@@ -55,20 +56,28 @@ def download(
     with only_process(folder):
         if isinstance(wanted, params.Synthetic):
             return _draw(wanted, out, folder, workers)
-        origins = _origins(wanted)
+        origins, optional = _origins(wanted)
         missing = [origin for origin in origins if not _kept(origin, out, folder)]
-        if missing and local is not None:
-            _take(missing, local, out, folder)
-        elif missing:
-            _fetch(missing, out, folder, patience)
-        return [_stored(origin, out, folder) for origin in origins]
+        if missing:
+            # Optional files come first: where all others are here, they have had their turn.
+            extra = [origin for origin in optional if not _kept(origin, out, folder)]
+            if local is not None:
+                there = [origin for origin in extra if _search(local, origin)]
+                _take([*there, *missing], local, out, folder)
+            else:
+                _fetch(missing, extra, out, folder, patience)
+        had = [origin for origin in optional if receipts.find(folder, origin)]
+        return [_stored(origin, out, folder) for origin in [*had, *origins]]
 
 
-def _origins(wanted: params.Competition | params.Dataset) -> list[str]:
-    """Where each file comes from, written as its path in `$PIPELINE_DATA`."""
+def _origins(wanted: params.Competition | params.Dataset) -> tuple[list[str], list[str]]:
+    """Where needed and optional files come from, written as paths in `$PIPELINE_DATA`."""
     if isinstance(wanted, params.Dataset):
-        return [f"datasets/{wanted.slug}/{wanted.slug.split('/')[1]}.zip"]
-    return [f"competitions/{wanted.slug}/{name}" for name in dict.fromkeys(wanted.files)]
+        return [f"datasets/{wanted.slug}/{wanted.slug.split('/')[1]}.zip"], []
+    folder = f"competitions/{wanted.slug}"
+    needed = [f"{folder}/{name}" for name in dict.fromkeys(wanted.files)]
+    optional = [f"{folder}/{name}" for name in dict.fromkeys(wanted.optional_files)]
+    return needed, optional
 
 
 def _kept(origin: str, out: Path, folder: Path) -> bool:
@@ -91,9 +100,13 @@ def _stored(origin: str, out: Path, folder: Path) -> Path:
 
 
 def _keep(file: Path, target: Path, origin: str, folder: Path) -> None:
-    """Put a checked file in place and write its receipt."""
+    """Write a checked file's receipt and put it in place.
+
+    In this order: a file without receipt would be fetched again, a receipt without its file
+    finds it complete in `folder`.
+    """
+    receipts.issue(folder, origin, file, target.name)
     receipts.place(file, target)
-    receipts.issue(folder, origin, target)
 
 
 def _take(missing: Iterable[str], local: Path, out: Path, folder: Path) -> None:
@@ -110,11 +123,16 @@ def _take(missing: Iterable[str], local: Path, out: Path, folder: Path) -> None:
         print(f"{out / source.name}: {how} from {source}")
 
 
-def _found(local: Path, origin: str) -> Path:
+def _search(local: Path, origin: str) -> Path | None:
     """The file of `$PIPELINE_DATA`, which may have been zipped by Kaggle on its way."""
-    for path in (local / origin, local / f"{origin}.zip"):
-        if path.is_file():
-            return path
+    paths = (local / origin, local / f"{origin}.zip")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _found(local: Path, origin: str) -> Path:
+    """As `_search`, for a file that must be there."""
+    if path := _search(local, origin):
+        return path
     raise UserError(
         f"{local / origin}: no such file; {_DATA} is set, so archives are taken from there: "
         f"put the file there, or unset {_DATA} to download from Kaggle"
@@ -131,22 +149,28 @@ def _link_or_copy(source: Path, target: Path) -> str:
     return "copied"
 
 
-def _fetch(missing: list[str], out: Path, folder: Path, patience: Patience) -> None:
+def _fetch(
+    missing: list[str], optional: list[str], out: Path, folder: Path, patience: Patience
+) -> None:
     """Download files from Kaggle, one after the other."""
     with kaggle_site.connect(patience) as account:
-        offers = _offers(account, missing)
-        disk.check_space(folder, sum(offer.listed or 0 for offer in offers), "the files")
-        for origin, offer in zip(missing, offers, strict=True):
+        offers = _offers(account, missing, optional)
+        needed = sum(transfer.missing_bytes(offer, folder) for offer in offers)
+        disk.check_space(folder, needed, "what is still missing")
+        for offer in offers:
             part, name = transfer.fetch(offer, folder, patience)
+            origin = f"{missing[0].rpartition('/')[0]}/{offer.name}"
             _keep(part, out / name, origin, folder)
+            transfer.forget(part)
 
 
-def _offers(account: kaggle_site.Account, origins: list[str]) -> list[transfer.Offer]:
-    """What Kaggle has for each origin."""
-    kind, *slug, _ = origins[0].split("/")
+def _offers(account: kaggle_site.Account, missing: list[str], optional: list[str]) -> list[Offer]:
+    """What Kaggle has: the optional files among it, then all that are missing."""
+    kind, *slug, _ = missing[0].split("/")
     if kind == "datasets":
         return [account.dataset("/".join(slug))]
-    return account.files("".join(slug), [origin.rsplit("/", 1)[1] for origin in origins])
+    needed, extra = ([origin.rsplit("/", 1)[1] for origin in part] for part in (missing, optional))
+    return account.files("".join(slug), needed, extra)
 
 
 def _draw(wanted: params.Synthetic, out: Path, folder: Path, workers: int) -> list[Path]:
@@ -223,7 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     arguments = parser.parse_args()
     recipe = params.load(arguments.recipe)
-    workers = recipe.runtime.workers
+    workers = recipe.runtime.workers or os.cpu_count() or 1
     for path in download(recipe.download, arguments.out, _local(), workers, Patience()):
         print(f"{path}: {path.stat().st_size:,} bytes")
 

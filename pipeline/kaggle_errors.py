@@ -77,7 +77,7 @@ def _advice(code: int, error: requests.RequestException, request: Request) -> st
         return f"too many requests: wait {wait}, then run the command again"
     if code >= 500:
         return "Kaggle is out of order: try again later (https://status.kaggle.com)"
-    return f"see {request.page}"
+    return "put right what it names, or wait where it says so, then run the command again"
 
 
 def _no_answer(error: requests.RequestException) -> str:

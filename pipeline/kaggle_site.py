@@ -17,7 +17,7 @@ import requests
 from pipeline import kaggle_client, kaggle_errors
 from pipeline.errors import UserError
 from pipeline.patience import Patience, PatientAdapter
-from pipeline.transfer import Interrupted, Offer, Spoilt
+from pipeline.remote import Interrupted, Offer, Spoilt
 
 _SITE = "https://www.kaggle.com"
 _PAGE = 100  # files or submissions a request; the service allows 200
@@ -72,8 +72,8 @@ class Account:
         self._adapter = adapter
         self._credentials = credentials
 
-    def files(self, slug: str, names: Sequence[str]) -> list[Offer]:
-        """Offers of a competition's files, one for each name.
+    def files(self, slug: str, names: Sequence[str], optional: Sequence[str]) -> list[Offer]:
+        """Offers of a competition's files: the optional ones that it has, then all `names`.
 
         Raises:
             UserError: there is no such competition or file.
@@ -85,7 +85,8 @@ class Account:
                     f"{slug}: found no file {name!r}, expected one of "
                     f"{', '.join(sorted(sizes))}; correct download.files in the recipe"
                 )
-        return [Offer(name, sizes[name], self._opener(slug, name)) for name in names]
+        offered = [name for name in optional if name in sizes]
+        return [Offer(name, sizes[name], self._opener(slug, name)) for name in [*offered, *names]]
 
     def _listing(self, slug: str) -> Iterator[tuple[str, int]]:
         """(name, bytes) of every file of a competition."""
@@ -175,7 +176,8 @@ class Account:
         except requests.RequestException as error:
             code = kaggle_errors.status(error)
             if code is None or code == 408 or code >= 500:
-                raise Unconfirmed(f"{code or ''} {kaggle_errors.words(error)}".strip()) from None
+                told = f"answer {code}" if code else f"no answer, {type(error).__name__}"
+                raise Unconfirmed(told) from None
             raise kaggle_errors.explained(error, self._request("the submission", slug)) from None
         except ValueError:
             raise Unconfirmed("an answer that is no JSON") from None

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import dataclasses
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -45,6 +46,12 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def sha256(file: Path) -> str:
+    """The hash that names a file's bytes, hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tag(sha256: str) -> str:

@@ -42,11 +42,12 @@ class Synthetic(Section):
 
 
 class Competition(Section):
-    """Files of a Kaggle competition, by name."""
+    """Files of a Kaggle competition, by name; the optional ones only where they are offered."""
 
     kind: Literal["competition"]
     slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     files: Annotated[tuple[FileName, ...], Field(min_length=1)]
+    optional_files: tuple[FileName, ...]
 
 
 class Dataset(Section):

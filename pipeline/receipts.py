@@ -36,7 +36,7 @@ class Expected:
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """What a checked file was when it was put in place.
+    """What a file was when it was checked.
 
     `origin` says which file it is (slug and name, or the settings that drew it), `stored`
     under which name it lies, `md5` is hexadecimal, `mtime_ns` nanoseconds since 1970.
@@ -82,10 +82,10 @@ def _junk(path: Path, archive: zipfile.ZipFile) -> str | None:
         return None if stream.read(4) == b"PK\5\6" else "foreign bytes after the zip's end"
 
 
-def issue(folder: Path, origin: str, file: Path) -> None:
-    """Write the receipt of a file that was just checked and put in place."""
+def issue(folder: Path, origin: str, file: Path, stored: str) -> None:
+    """Write the receipt of a checked file that lies, or is about to lie, under `stored`."""
     status = file.stat()
-    receipt = Receipt(origin, file.name, status.st_size, status.st_mtime_ns, md5(file).hex())
+    receipt = Receipt(origin, stored, status.st_size, status.st_mtime_ns, md5(file).hex())
     write_text(_path(folder, origin), json.dumps(dataclasses.asdict(receipt), indent=1) + "\n")
 
 
@@ -110,7 +110,7 @@ def holds(folder: Path, receipt: Receipt, file: Path) -> bool:
         return True
     if md5(file).hex() != receipt.md5:
         return False
-    issue(folder, receipt.origin, file)
+    issue(folder, receipt.origin, file, receipt.stored)
     return True
 
 

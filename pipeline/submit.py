@@ -10,7 +10,6 @@ stands in `submissions/ledger.csv` before Kaggle is asked, and in the descriptio
 
 import argparse
 import datetime
-import hashlib
 import json
 from pathlib import Path
 
@@ -33,13 +32,7 @@ def prepare(name: str, message: str) -> tuple[str, Path, Row]:
         UserError: the recipe is no competition's, the file is not what Kaggle expects or not
             what the recipe now makes, or it was submitted before.
     """
-    recipe = params.load(Path("recipes", f"{name}.yaml"))
-    wanted = recipe.download
-    if not isinstance(wanted, params.Competition):
-        raise UserError(
-            f"recipes/{name}.yaml: download.kind: found {wanted.kind!r}, expected 'competition': "
-            "only a competition takes submissions"
-        )
+    slug = _slug(name)
     file = Path("submissions", name, "submit.csv.gz")
     summary = _check_file(name, file)
     workspace.require_current(f"predict@{name}")
@@ -50,7 +43,7 @@ def prepare(name: str, message: str) -> tuple[str, Path, Row]:
         f"{summary.mean_share:.1%} on average, {summary.lowest_share:.1%} to "
         f"{summary.highest_share:.1%}"
     )
-    return wanted.slug, file, row
+    return slug, file, row
 
 
 def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> Row:
@@ -65,7 +58,10 @@ def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> R
     ):
         row = delivery.send(account, slug, file, row, LEDGER, patience)
         print(f"{file}: submission {row.ref} at {delivery.page(slug)}")
-        return delivery.scored(account, slug, row, LEDGER, patience) if wait else row
+        if not wait:
+            return row
+        print("waiting for the score", flush=True)
+        return delivery.scored(account, slug, row, LEDGER, patience)
 
 
 def refresh(rows: list[Row], patience: Patience) -> list[Row]:
@@ -75,16 +71,21 @@ def refresh(rows: list[Row], patience: Patience) -> list[Row]:
         return rows
     with kaggle_site.connect(patience) as account:
         for row in open_rows:
-            slug = _slug(row)
+            slug = _slug(row.recipe)
             there = account.submission(slug, int(row.ref)) if row.ref else None
             if there := there or delivery.find(account, slug, row):
                 delivery.confirm(row, there, LEDGER)
     return ledger.read(LEDGER)
 
 
-def _slug(row: Row) -> str:
-    recipe = params.load(Path("recipes", f"{row.recipe}.yaml"))
-    assert isinstance(recipe.download, params.Competition), f"{row.recipe} takes no submissions"
+def _slug(name: str) -> str:
+    """The competition a recipe is for."""
+    recipe = params.load(Path("recipes", f"{name}.yaml"))
+    if not isinstance(recipe.download, params.Competition):
+        raise UserError(
+            f"recipes/{name}.yaml: download.kind: found {recipe.download.kind!r}, expected "
+            "'competition': only a competition takes submissions"
+        )
     return recipe.download.slug
 
 
@@ -107,8 +108,7 @@ def _row(name: str, file: Path, message: str) -> Row:
         raise UserError(f"{path}: no such file; run dvc repro tune@{name}") from None
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: {error!r}; run dvc repro tune@{name} again") from None
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = ledger.sha256(file)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Row(
         now,

@@ -69,7 +69,8 @@ def train(
         pin_memory=fabric.device.type == "cuda",
     )
     peak = settings.optimiser.learning_rate
-    plain = AdamW(network.parameters(), peak, weight_decay=settings.optimiser.weight_decay)
+    decay = settings.optimiser.weight_decay
+    plain = AdamW(network.parameters(), peak, weight_decay=decay, fused=True)
     wrapped, optimiser = fabric.setup(network, plain)
     steps = settings.epochs * len(batches)
     schedule = OneCycleLR(plain, peak, steps, pct_start=settings.schedule.warm_up)

@@ -6,14 +6,10 @@ the server proves that it still is the same object, and is checked before it get
 """
 
 import contextlib
-import dataclasses
-import json
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
@@ -21,49 +17,20 @@ from tqdm import tqdm
 
 from pipeline import disk, receipts
 from pipeline.errors import UserError
-from pipeline.files import write_text
 from pipeline.patience import Patience
+from pipeline.remote import (
+    Interrupted,
+    Offer,
+    Remote,
+    Spoilt,
+    announced,
+    check_range,
+    refuse_page,
+    rest,
+)
 
 _CHUNK = 1 << 18  # bytes asked of the connection at a time; it gives what has arrived
 _COMPLETE_TWICE = 2  # a file that arrives whole but wrong is fetched once more, not for ever
-
-
-class Interrupted(Exception):
-    """The transfer stopped for a reason that may pass; the message says which."""
-
-
-class Spoilt(Exception):
-    """What arrived is not the file; the message says how that was noticed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Offer:
-    """A file a server will send.
-
-    `listed` is its size in bytes as the listing says it (not proven to be what is sent).
-    `open` asks for the file anew, at a fresh address, with further headers of the request, and
-    returns the answer (200 or 206) with its body unread. It raises `Interrupted` for failures
-    worth another try, `Spoilt` for ones worth a new beginning, `UserError` for the rest.
-    """
-
-    name: str
-    listed: int | None
-    open: Callable[[dict[str, str]], requests.Response]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Remote:
-    """What an answer's header says of the file."""
-
-    name: str
-    validator: str | None  # strong ETag, else Last-Modified: equal means the same bytes
-    expected: receipts.Expected
-
-    @classmethod
-    def read(cls, path: Path) -> "_Remote":
-        """What `_begin` recorded."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "expected": receipts.Expected(**content["expected"])})
 
 
 def fetch(offer: Offer, folder: Path, patience: Patience) -> tuple[Path, str]:
@@ -82,7 +49,6 @@ def fetch(offer: Offer, folder: Path, patience: Patience) -> tuple[Path, str]:
         try:
             remote = _receive(offer, part)
             _check(part, remote)
-            _identity(part).unlink(missing_ok=True)
             return part, remote.name
         except Spoilt as error:
             part.unlink(missing_ok=True)
@@ -108,29 +74,39 @@ def fetch(offer: Offer, folder: Path, patience: Patience) -> tuple[Path, str]:
         time.sleep(pause)
 
 
-def _receive(offer: Offer, part: Path) -> _Remote:
+def forget(part: Path) -> None:
+    """Remove what was noted about a file that has been moved to its place."""
+    _identity(part).unlink(missing_ok=True)
+
+
+def missing_bytes(offer: Offer, folder: Path) -> int:
+    """How many of the listed bytes are not in `folder` yet; 0 when no size is listed."""
+    return max((offer.listed or 0) - _size(folder / f"{offer.name}.part"), 0)
+
+
+def _receive(offer: Offer, part: Path) -> Remote:
     """Bring `part` to its full length; return what the server says it should be."""
     before = _recorded(part)
     have = _size(part) if before else 0
     if before and have == before.expected.length:
         return before
-    with contextlib.closing(offer.open(_rest(have, before))) as response:
-        _refuse_page(response, offer.name)
+    with contextlib.closing(offer.open(rest(have, before))) as response:
+        refuse_page(response, offer.name)
         if before and response.status_code == 206:
             remote = before
-            _check_range(response, have, remote)
+            check_range(response, have, remote)
         else:  # the whole file: nothing was here, or it changed, or the server has no ranges
-            remote, have = _remote(response, offer), 0
+            remote, have = announced(response, offer), 0
             _begin(part, remote)
         disk.check_space(part.parent, (remote.expected.length or 0) - have, offer.name)
         _append(response, part, have, remote)
     return remote
 
 
-def _recorded(part: Path) -> _Remote | None:
+def _recorded(part: Path) -> Remote | None:
     """Of which object the bytes of `part` are, if that can be proven again."""
     try:
-        remote = _Remote.read(_identity(part))
+        remote = Remote.read(_identity(part))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     expected = remote.expected
@@ -139,74 +115,17 @@ def _recorded(part: Path) -> _Remote | None:
     return remote if is_provable and fits else None
 
 
-def _rest(have: int, before: _Remote | None) -> dict[str, str]:
-    """Headers that ask for the bytes that are missing (RFC 9110, 14.2 and 13.1.5)."""
-    if before is None:
-        return {}
-    condition = {"If-Range": before.validator} if before.validator else {}
-    return {"Range": f"bytes={have}-", **condition}
-
-
-def _begin(part: Path, remote: _Remote) -> None:
+def _begin(part: Path, remote: Remote) -> None:
     """Empty `part`, then record of which object its bytes will be: in this order."""
     part.write_bytes(b"")
-    write_text(_identity(part), json.dumps(dataclasses.asdict(remote)))
+    remote.write(_identity(part))
 
 
-def _remote(response: requests.Response, offer: Offer) -> _Remote:
-    header = response.headers
-    served = unquote(urlsplit(response.url).path.rsplit("/", 1)[-1])
-    name = served if served == f"{offer.name}.zip" else offer.name
-    is_zip = name.lower().endswith(".zip")
-    hashes = _hashes(response)
-    length = int(header["Content-Length"]) if "Content-Length" in header else None
-    if length is None and not is_zip and not hashes:
-        length = offer.listed  # nothing else could show a missing end
-    etag = header.get("ETag", "")
-    validator = etag if etag.startswith('"') else header.get("Last-Modified")
-    expected = receipts.Expected(length, hashes.get("md5"), hashes.get("crc32c"), is_zip)
-    return _Remote(name, validator, expected)
-
-
-def _hashes(response: requests.Response) -> dict[str, str]:
-    """The header x-goog-hash: base64 by algorithm, of the whole object also in a 206."""
-    found = re.findall(r"(md5|crc32c)=([A-Za-z0-9+/]+=*)", response.headers.get("x-goog-hash", ""))
-    return dict(found)
-
-
-def _refuse_page(response: requests.Response, name: str) -> None:
-    """A login page or an error in place of the file is no file, whatever its status."""
-    kind = response.headers.get("Content-Type", "").split(";")[0]
-    is_answer = kind == "application/json" and not response.history
-    if (kind == "text/html" and not name.endswith((".html", ".htm"))) or is_answer:
-        raise UserError(
-            f"{name}: found a page of type {kind} instead of the file; sign in where your network "
-            "asks for it (open any page in a browser), then run the command again"
-        )
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise UserError(
-            f"{name}: sent with Content-Encoding {response.headers['Content-Encoding']!r}, which "
-            "was not asked for and hides the file's length; look for a proxy that compresses"
-        )
-
-
-def _check_range(response: requests.Response, have: int, remote: _Remote) -> None:
-    """A 206 that is not exactly the rest of this object would make a splice."""
-    found = response.headers.get("Content-Range", "")
-    length = remote.expected.length
-    if found not in {f"bytes {have}-{(length or 0) - 1}/{total}" for total in (length, "*")}:
-        raise Spoilt(f"asked for bytes {have}- of {length}, found Content-Range {found!r}")
-    etag = response.headers.get("ETag", remote.validator)
-    if (remote.validator or "").startswith('"') and etag != remote.validator:
-        raise Spoilt(f"the file changed on the server: ETag {remote.validator}, now {etag}")
-    for name, value in _hashes(response).items():
-        if getattr(remote.expected, name) not in {None, value}:
-            raise Spoilt(f"the file changed on the server: {name} is now {value}")
-
-
-def _append(response: requests.Response, part: Path, have: int, remote: _Remote) -> None:
+def _append(response: requests.Response, part: Path, have: int, remote: Remote) -> None:
     """Write the answer's body behind the first `have` bytes of `part`."""
     length = remote.expected.length
+    goal = "" if length is None else f" of {length:,}"
+    print(f"{remote.name}: from byte {have:,}{goal}", file=sys.stderr)
     bar = tqdm(
         desc=remote.name, total=length, initial=have, unit="B", unit_scale=True,
         unit_divisor=1024, disable=None,
@@ -233,7 +152,7 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
         raise Interrupted(f"the connection broke ({type(error).__name__})") from None
 
 
-def _check(part: Path, remote: _Remote) -> None:
+def _check(part: Path, remote: Remote) -> None:
     """Raise unless the file that arrived is provably the one announced."""
     with part.open("rb") as stream:
         start = stream.read(64).lstrip().lower()

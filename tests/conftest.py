@@ -84,7 +84,7 @@ def tiny_recipe(name: str = "sample") -> dict:
     """The sample's recipe for the tiny archives: two folds, one epoch, 32x64."""
     recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text())
     files = ["train.zip", "train_masks.zip", "test.zip", "sample_submission.csv.zip"]
-    recipe["download"] = {"kind": "competition", "slug": SLUG, "files": files}
+    recipe["download"] = {"kind": "competition", "slug": SLUG, "files": files, "optional_files": []}
     recipe["split"]["folds"] = 2
     recipe["train"] |= {"size": [32, 64], "epochs": 1, "batch_size": 4}
     recipe["tune"]["bootstrap"] = 50

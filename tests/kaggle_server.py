@@ -150,6 +150,7 @@ class KaggleServer(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every small answer waits 40 ms for an acknowledgement
     server: KaggleServer
 
     def log_message(self, *_: Any) -> None:

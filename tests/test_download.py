@@ -5,11 +5,13 @@ file under the final name; and the next run, with nothing wrong, makes it right.
 """
 
 import errno
+import filecmp
 import functools
 import io
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -22,16 +24,18 @@ from pathlib import Path
 
 import kaggle_server
 import pytest
+from conftest import copy_project
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
 
-from pipeline import crc32c, disk, params
+from pipeline import crc32c, disk, kaggle_site, params, receipts, transfer
 from pipeline.download import download
 from pipeline.errors import UserError
 from pipeline.patience import Patience
 
 ROOT = Path(__file__).parent.parent
+REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions", COMPETITION)
 QUICK = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, connect=2, read=0.5)
 DATA = zipped({"train/a.jpg": noise(1_500_000), "train/b.jpg": noise(1_500_000, 1)})
 OTHER = zipped({"train/a.jpg": noise(1_500_000, 2), "train/b.jpg": noise(1_500_000, 3)})
@@ -47,7 +51,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
 
 
 def wanted(*files: str) -> params.Competition:
-    return params.Competition(kind="competition", slug=COMPETITION, files=files)
+    return params.Competition(kind="competition", slug=COMPETITION, files=files, optional_files=())
 
 
 def fetch(out: Path, *files: str, patience: Patience = QUICK) -> list[Path]:
@@ -88,6 +92,23 @@ def test_only_what_is_missing_is_fetched(server: KaggleServer, tmp_path: Path) -
     server.log.clear()
     fetch(tmp_path / "raw", "train.zip", "list.csv.zip")
     assert not server.count("GET train.zip") and server.count("GET list.csv.zip") == 1
+
+
+def test_optional_files_are_had_where_they_are_offered(
+    server: KaggleServer, tmp_path: Path
+) -> None:
+    section = wanted("train.zip").model_copy(
+        update={"optional_files": ("list.csv.zip", "not-offered.jpg")}
+    )
+    paths = download(section, tmp_path / "raw", None, 1, QUICK)
+    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
+    assert paths[0].read_bytes() == SMALL
+    local = tmp_path / "archives" / "competitions" / COMPETITION
+    local.mkdir(parents=True)
+    for path in paths:
+        (local / path.name).write_bytes(path.read_bytes())
+    again = download(section, tmp_path / "other", tmp_path / "archives", 1, QUICK)
+    assert [path.name for path in again] == ["list.csv.zip", "train.zip"]
 
 
 def test_a_whole_data_set(server: KaggleServer, tmp_path: Path) -> None:
@@ -354,6 +375,20 @@ def wait_for(condition: object, seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
+def test_killed_before_it_got_its_name(server: KaggleServer, tmp_path: Path) -> None:
+    """Complete, not yet in place: checked again, not fetched again."""
+    folder = tmp_path / ".download-raw"
+    folder.mkdir()
+    with kaggle_site.connect(QUICK) as account:
+        part, _ = transfer.fetch(account.files(COMPETITION, ["train.zip"], [])[0], folder, QUICK)
+    receipts.issue(folder, f"competitions/{COMPETITION}/train.zip", part, "train.zip")
+    server.log.clear()
+    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+    assert not server.count("GET")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {".lock", f"competitions--{COMPETITION}--train.zip.receipt.json"}
+
+
 def test_two_processes_at_once(server: KaggleServer, tmp_path: Path) -> None:
     """S6: one works, the other says so; the file is right."""
     server.blob_faults["train.zip"] = [Fault(rate=2e6)]
@@ -406,7 +441,9 @@ def test_disk_too_small_to_begin(server: KaggleServer, tmp_path: Path) -> None:
 def test_unknown_file_and_competition(server: KaggleServer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'tran.zip', expected one of list.csv.zip, train.zip"):
         fetch(tmp_path / "raw", "tran.zip")
-    section = params.Competition(kind="competition", slug="no-such", files=("train.zip",))
+    section = params.Competition(
+        kind="competition", slug="no-such", files=("train.zip",), optional_files=()
+    )
     with pytest.raises(UserError, match="no-such: Kaggle answered 404 .*download.slug"):
         download(section, tmp_path / "raw", None, 1, QUICK)
 
@@ -504,3 +541,39 @@ def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) ->
         server.competitions[COMPETITION]["z.zip"] = Blob(buffer.getvalue())
         (path,) = fetch(tmp_path / f"raw{number}", "z.zip")
         assert path.read_bytes() == buffer.getvalue()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="PIPELINE_DATA names no folder with real archives")
+def test_dvc_repro_killed_and_resumed(server: KaggleServer, tmp_path: Path) -> None:
+    """`recipes: [carvana]` on the real archives, from Kaggle, killed half-way; then split runs."""
+    section = params.load(ROOT / "recipes/carvana.yaml").download
+    assert isinstance(section, params.Competition)
+    server.competitions[COMPETITION] = {name: Blob(REAL / name) for name in section.files}
+    clone = cloned(tmp_path)
+    command = [str(Path(sys.executable).with_name("dvc")), "repro", "split"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    server.blob_faults["train.zip"] = [Fault(rate=20e6)]
+    process = subprocess.Popen(command, cwd=clone, env=environment, start_new_session=True)
+    part = clone / "data/carvana/.download-raw/train.zip.part"
+    half = (REAL / "train.zip").stat().st_size // 2
+    wait_for(lambda: part.exists() and part.stat().st_size > half)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    had = part.stat().st_size
+    assert not (clone / "data/carvana/raw/train.zip").exists()
+
+    subprocess.run(command, cwd=clone, env=environment, check=True)
+    assert f"GET train.zip bytes={had}-" in server.log and server.count("GET train.zip") == 2
+    for name in section.files:
+        assert filecmp.cmp(REAL / name, clone / "data/carvana/raw" / name, shallow=False)
+        assert not (REAL / name).samefile(clone / "data/carvana/raw" / name)
+    rows = (clone / "data/carvana/samples.csv").read_text().splitlines()
+    assert rows[0].startswith("sample_id,split,") and len(rows) > 1
+
+
+def cloned(folder: Path) -> Path:
+    """A clone of the working tree with the competition switched on."""
+    clone = copy_project(folder / "clone")
+    settings = (clone / "params.yaml").read_text()
+    (clone / "params.yaml").write_text(re.sub(r"recipes: \[.*?\]", "recipes: [carvana]", settings))
+    return clone

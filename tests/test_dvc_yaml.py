@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 COMMANDS = {"submit"}  # verbs outside the graph
 VERBS = set(STAGES) | COMMANDS
-SOURCES = "pipeline/sources"
+PACKAGES = [path.parent for path in (ROOT / "pipeline").glob("*/__init__.py")]
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 
 
@@ -31,7 +31,7 @@ def imports(path: Path) -> set[Path]:
             names |= {alias.name for alias in node.names}
     found = {module_path(name) for name in names if name.startswith("pipeline.")}
     if 'import_module(f"pipeline.sources.' in path.read_text():
-        found |= set((ROOT / SOURCES).glob("*.py"))
+        found |= set((ROOT / "pipeline/sources").glob("[!_]*.py"))
     return {path for path in found if path}
 
 
@@ -48,9 +48,10 @@ def closure(path: Path) -> set[Path]:
 
 def expected_deps(stage: str) -> set[str]:
     files = {str(path.relative_to(ROOT)) for path in closure(ROOT / f"pipeline/{stage}.py")}
-    inside = {file for file in files if file.startswith(f"{SOURCES}/")}
-    if f"{SOURCES}/__init__.py" in inside:  # all of them: named as a folder
-        return (files - inside) | {SOURCES}
+    for package in PACKAGES:
+        inside = {str(path.relative_to(ROOT)) for path in package.glob("[!_]*.py")}
+        if inside <= files:  # all of its modules: named as a folder
+            files = files - inside | {str(package.relative_to(ROOT))}
     return files
 
 

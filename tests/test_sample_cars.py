@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import rle, turntable
+from pipeline import rle
 from pipeline.sources import sample_cars
+from pipeline.turntable.design import design
 
 ARCHIVES = [
     "metadata.csv.zip",
@@ -74,6 +75,7 @@ def mask_of(folder: Path, name: str) -> NDArray[np.uint8]:
 def test_archives_and_names_are_kaggles(sample: Path) -> None:
     assert sorted(path.name for path in sample.iterdir()) == ARCHIVES
     train, test = car_of(sample / "train.zip"), car_of(sample / "test.zip")
+    assert [train, test] == [design(3, index).car_id for index in (0, 1)]
     views = [f"{view:02d}" for view in range(1, 17)]
     assert members(sample / "train.zip") == [f"train/{train}_{v}.jpg" for v in views]
     assert members(sample / "test.zip") == [f"test/{test}_{v}.jpg" for v in views]
@@ -130,44 +132,14 @@ def test_the_car_is_inside_the_mask(sample: Path) -> None:
     assert difference[wall].mean() < 4
 
 
-def test_bytes_do_not_depend_on_the_workers(sample: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_workers(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The training car alone: the test car's archives hold no more than it."""
     sample_cars.write_archives(tmp_path, train_cars=1, test_cars=0, seed=3, workers=1)
+    bar = capsys.readouterr().err
+    assert "draw the sample" in bar and "16/16" in bar
     ours, theirs = digests(tmp_path), digests(sample)
     for name in ("train.zip", "train_masks.zip", "train_masks.csv.zip"):
         assert ours[name] == theirs[name]
     assert members(tmp_path / "test.zip") == []
-
-
-def test_other_seed_other_car(sample: Path) -> None:
-    ours, theirs = (sample_cars._drawing(seed, 0) for seed in (3, 4))
-    assert ours.car_id == car_of(sample / "train.zip") != theirs.car_id
-    assert ours.car.shape != theirs.car.shape and ours.studio != theirs.studio
-
-
-def test_foreground_is_like_the_real_one() -> None:
-    """Real masks: 9 to 41 % of the image, 21 % on average; none touches a corner."""
-    shares = []
-    for index in range(12):
-        _, car, studio, _ = sample_cars._drawing(1, index)
-        parts = turntable.parts_of(car)
-        for view in (1 + index % 5, 9 + index % 5):
-            mask = turntable.silhouette(parts, view, studio)
-            assert not mask[[0, 0, -1, -1], [0, -1, 0, -1]].any()
-            shares.append(mask.mean())
-    assert 0.09 < min(shares) and max(shares) < 0.41
-    assert 0.18 < np.mean(shares) < 0.24
-
-
-def test_a_few_cars_are_of_every_kind() -> None:
-    drawings = [sample_cars._drawing(0, index) for index in range(12)]
-    assert len({drawing.car_id for drawing in drawings}) == 12
-    assert len({drawing.car.paint for drawing in drawings}) == 12
-
-
-def test_silhouette_is_the_rendered_mask() -> None:
-    _, car, studio, _ = sample_cars._drawing(5, 0)
-    parts, backdrop = turntable.parts_of(car), turntable.backdrop(studio)
-    image, mask = turntable.render(car, parts, studio, backdrop, 3, np.random.default_rng(0))
-    assert image.shape == (1280, 1918, 3) and image.dtype == np.uint8
-    np.testing.assert_array_equal(mask, turntable.silhouette(parts, 3, studio))

@@ -25,7 +25,7 @@ from pipeline.upload import upload
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(
     attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=1,
-    poll=0.01, score=0.2, confirm=0.2,
+    poll=0.01, score=20, confirm=0.3,
 )  # fmt: skip
 FILE = Path("submissions/tiny/submit.csv.gz")
 NAMES = ("aaa_01", "aaa_02")
@@ -111,8 +111,8 @@ def row(message: str = "first try") -> ledger.Row:
     )  # fmt: skip
 
 
-def send(wait: bool = True) -> ledger.Row:
-    return submit.submit(COMPETITION, FILE, row(), wait, QUICK)
+def send(wait: bool = True, patience: Patience = QUICK) -> ledger.Row:
+    return submit.submit(COMPETITION, FILE, row(), wait, patience)
 
 
 def read() -> list[ledger.Row]:
@@ -266,6 +266,15 @@ def test_an_empty_file(server: KaggleServer, project: Path) -> None:
     assert not server.count("Upload") and not server.submissions
 
 
+def test_a_file_that_changes_on_its_way(server: KaggleServer, project: Path) -> None:
+    """What was checked, and what the ledger would name, is not what was sent."""
+    before = row()
+    FILE.write_bytes(b"another")
+    with pytest.raises(UserError, match="changed while it was sent"):
+        submit.submit(COMPETITION, FILE, before, True, QUICK)
+    assert not server.submissions and not read()
+
+
 def test_memory_stays_flat(server: KaggleServer, project: Path) -> None:
     """400 MB: the file is read as it is sent."""
     code = f"""
@@ -330,7 +339,7 @@ def test_an_answer_that_says_neither_yes_nor_no(
     server: KaggleServer, project: Path, code: int
 ) -> None:
     server.api_faults["CreateSubmission"] = [lambda: (code, {}, {})]
-    with pytest.raises(UserError, match=f"did not confirm the submission .{code}"):
+    with pytest.raises(UserError, match=f"did not confirm the submission .answer {code}"):
         send()
     assert server.count("POST CreateSubmission") == 1
 
@@ -370,7 +379,7 @@ def test_pending_then_complete(server: KaggleServer, project: Path) -> None:
 def test_no_score_in_time(server: KaggleServer, project: Path) -> None:
     server.polls_until_scored = 10**6
     with pytest.raises(UserError, match="submission 1000: no score after .*--list"):
-        send()
+        send(patience=dataclasses.replace(QUICK, score=0.2))
     assert read()[0].status == "PENDING"
 
 
