@@ -15,6 +15,10 @@ from pipeline.errors import UserError
 SEPARATOR = "!"
 
 
+class DamagedMemberError(UserError):
+    """A member whose bytes are not those that were packed."""
+
+
 class Archives:
     """Read access to one folder of archives.
 
@@ -48,7 +52,8 @@ class Archives:
         """The bytes of one file, its checksum verified if it is an archive's member.
 
         Raises:
-            UserError: the archive or the file is missing, or its bytes are damaged.
+            DamagedMemberError: the file's bytes are damaged.
+            UserError: the archive or the file is missing.
         """
         archive, separator, member = reference.partition(SEPARATOR)
         if not separator:
@@ -61,7 +66,7 @@ class Archives:
                 f"samples.csv was made from, so run the split stage again"
             ) from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise UserError(
+            raise DamagedMemberError(
                 f"{self.folder / archive}: member {member!r} is damaged ({error}); "
                 f"delete the archive and run the download stage again"
             ) from None

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from pipeline.archives import Archives
+from pipeline.archives import Archives, DamagedMemberError
 from pipeline.augment import Augmentation
 from pipeline.images import (
     BadImageError,
@@ -136,7 +136,7 @@ class ImageSet(Dataset[Decoded]):
         row = self._rows[index]
         try:
             image = decode_image(self._archives.read(row.image), row.size, row.image)
-        except BadImageError as error:
+        except (BadImageError, DamagedMemberError) as error:
             return Decoded(index, np.zeros((*self._size, 3), np.uint8), str(error))
         return Decoded(index, resize_image(image, self._size, self._resize), "")
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 LEVELS = 256
 
 
+HALF = 128  # the level of threshold 0.5
+
+
 def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Return 2 |X and Y| / (|X| + |Y|) of two (H, W) bool masks; 1 when both are empty.
 

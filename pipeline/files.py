@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,24 +10,29 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 
+TEMPORARY = ".tmp"  # the ending of unfinished files, which .dvcignore names
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it.
 
     If the block raises, the temporary file is removed and `path` stays as it was. A process
-    killed outright leaves only a hidden `.<name>.<random>` file, never a short `path`.
+    killed outright leaves only a hidden `.<name>.<random>.tmp` file, never a short `path`, and
+    the next call for `path` removes it.
     A write that fails because the disk is full becomes a `UserError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    _sweep(path)
+    handle, name = tempfile.mkstemp(suffix=TEMPORARY, prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
-    # mkstemp makes files private; what we publish follows the user's umask like any other.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
     try:
+        # Held until the end, it tells a file being written from one that a kill left behind.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # mkstemp makes files private; what we publish follows the user's umask like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -35,6 +41,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise _explained(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of `path`."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), stale.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale.unlink()
 
 
 def _explained(error: OSError, path: Path) -> Exception:

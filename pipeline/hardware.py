@@ -1,5 +1,6 @@
 """Which device computes, and in which precision."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,11 @@ def launch(accelerator: str, precision: Precision, threads: int) -> Fabric:
     fabric = Fabric(accelerator=accelerator, devices=1, precision=chosen)
     fabric.launch()
     return fabric
+
+
+def workers(asked: int) -> int:
+    """How many worker processes to start: as asked, but no more than there are cores."""
+    return min(asked, len(os.sched_getaffinity(0)))
 
 
 def describe(fabric: Fabric) -> str:

@@ -6,14 +6,12 @@ result stands in the YAML, where DVC sees it.
 """
 
 import difflib
-import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline import yaml_reader
 from pipeline.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -22,7 +20,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
-Triple = tuple[float, float, float]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]  # five halvings in the encoders
 
 
@@ -68,7 +65,7 @@ class Split(Section):
 class Model(Section):
     """A network of segmentation-models-pytorch."""
 
-    architecture: Literal["Unet", "UnetPlusPlus", "FPN", "Linknet", "MAnet", "DeepLabV3Plus"]
+    architecture: Literal["Unet", "UnetPlusPlus", "MAnet"]
     encoder: str
     weights: Literal["imagenet", "none"]
     decoder_channels: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)]
@@ -90,7 +87,11 @@ class Optimiser(Section):
 
 
 class Schedule(Section):
-    """One cycle: linear warm-up over a share of the steps, cosine to (nearly) zero."""
+    """torch's OneCycleLR: cosine up over a share of the steps, cosine down over the rest.
+
+    As published there: from 1/25 of the peak, to 1/250,000 of it, with Adam's first beta
+    going from 0.95 to 0.85 and back.
+    """
 
     name: Literal["one-cycle"]
     warm_up: Annotated[float, Field(gt=0, lt=1)]
@@ -144,7 +145,7 @@ class Validate(Section):
 class Tune(Section):
     """How the threshold is chosen."""
 
-    threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)]
+    threshold: Literal["auto"] | Annotated[float, Field(ge=1 / 256, lt=1)]
     bootstrap: Count  # resamples of cars for the interval
     seed: Seed
 
@@ -161,10 +162,11 @@ class Runtime(Section):
 
     accelerator: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    workers: Annotated[int, Field(ge=0)]  # processes that decode; 0: the main process
+    workers: Annotated[int, Field(ge=0)]  # that decode, at most one a core; 0: the main process
     threads: Annotated[int, Field(ge=0)]  # of torch on the CPU; 0: torch decides
     cache: Literal["none", "ram"]  # decoded training images at network size
     batch_size: Count  # of validation and prediction
+    checkpoint_seconds: NotNegative  # at least so long between two checkpoints of a training
 
 
 class Recipe(Section):
@@ -218,37 +220,9 @@ def check_fold(fold: int, available: int, where: str) -> None:
         )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-4 is a number, and a key stands once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        mapping = super().construct_mapping(node, deep=deep)
-        if len(mapping) < len(node.value):
-            keys = [self.construct_object(key) for key, _ in node.value]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.MarkedYAMLError(
-                problem=f"key {twice!r} stands twice", problem_mark=node.start_mark
-            )
-        return mapping
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 def _validated(schema: type[S], path: Path) -> S:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
-    except FileNotFoundError:
-        there = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"{path}: no such file; there are: {there}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return schema.model_validate(content)
+        return schema.model_validate(yaml_reader.read(path))
     except ValidationError as error:
         found = dict.fromkeys(_explained(detail, schema) for detail in error.errors())
         raise UserError(f"{path}: " + "; ".join(found)) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import hardware, model, params, rle, samples, submission
+from pipeline import files, hardware, model, params, rle, samples, submission
 from pipeline.archives import Archives, base_name
 from pipeline.errors import UserError, command
 from pipeline.images import BadImageError
@@ -96,17 +96,24 @@ def main() -> None:
     description = models[0].description
     predictions = stream(
         rows, Archives(args.raw), wrapped, description.size, description.resize,
-        recipe.validate_.tta, fabric, runtime.batch_size, runtime.workers,
+        recipe.validate_.tta, fabric, runtime.batch_size, hardware.workers(runtime.workers),
     )  # fmt: skip
-    # Under another name until it has been read back and checked, row by row.
-    unchecked = args.out.with_name(f"unchecked-{args.out.name}")
-    with submission.Writer(unchecked, recipe.predict.compression) as writer:
-        bad = predict(predictions, len(rows), threshold, recipe.predict.on_bad_image, writer)
-    sizes = {base_name(row.image): row.size for row in rows}
-    summary = submission.check(unchecked, sample_submission, sizes)
-    os.replace(unchecked, args.out)
+    with files.only_process(args.out.parent):
+        # Under another name until it has been read back and checked, row by row.
+        unchecked = args.out.with_name(f"unchecked-{args.out.name}")
+        try:
+            with submission.Writer(unchecked, recipe.predict.compression) as writer:
+                bad = predict(
+                    predictions, len(rows), threshold, recipe.predict.on_bad_image, writer
+                )
+            sizes = {base_name(row.image): row.size for row in rows}
+            summary = submission.check(unchecked, sample_submission, sizes)
+            os.replace(unchecked, args.out)
+        finally:
+            unchecked.unlink(missing_ok=True)
     print(
-        f"{args.out}: {summary.rows} rows, {summary.empty_rows} of them empty, at {threshold:.4f}"
+        f"{args.out}: {summary.rows} rows, {summary.empty_rows} of them empty, "
+        f"at threshold {threshold:.4f}"
     )
     for error in bad:
         print(f"left empty: {error}")

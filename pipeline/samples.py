@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +51,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write(path: Path, samples: Iterable[Sample]) -> None:
-    """Write the table as CSV, in one step. `foreground` keeps six decimals."""
+def write(path: Path, samples: Sequence[Sample]) -> None:
+    """Write the table as CSV, in one step. `foreground` keeps six decimals.
+
+    Raises:
+        UserError: a group leaks, see `check_no_leak`.
+    """
+    check_no_leak(samples, path)
     with written_whole(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -65,7 +70,7 @@ def read(path: Path) -> list[Sample]:
     """Read the table.
 
     Raises:
-        UserError: it is missing, has other columns, or an unreadable row.
+        UserError: it is missing, has other columns, an unreadable row, or a group leaks.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -75,9 +80,11 @@ def read(path: Path) -> list[Sample]:
                     f"{path}: found columns {reader.fieldnames}, expected {list(COLUMNS)}; "
                     f"run the split stage again"
                 )
-            return [_parse(row, f"{path}: line {reader.line_num}") for row in reader]
+            rows = [_parse(row, f"{path}: line {reader.line_num}") for row in reader]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the split stage first") from None
+    check_no_leak(rows, path)
+    return rows
 
 
 def training(samples: Iterable[Sample], fold: int) -> list[Sample]:
@@ -95,18 +102,30 @@ def test(samples: Iterable[Sample]) -> list[Sample]:
     return [s for s in samples if s.split == "test"]
 
 
-def check_no_leak(samples: Iterable[Sample]) -> None:
-    """Assert that no group is held out by two folds, nor both trained on and predicted."""
+def check_no_leak(samples: Iterable[Sample], where: Path) -> None:
+    """Refuse a table in which a group is held out by two folds, or trained on and predicted.
+
+    Raises:
+        UserError: names the group and the first row that strays.
+    """
     folds: dict[str, int] = {}
     for sample in samples:
         fold = folds.setdefault(sample.group, sample.fold)
-        assert fold == sample.fold, (
-            f"group {sample.group} is in fold {fold} and in fold {sample.fold} ({sample.sample_id})"
-        )
+        if fold != sample.fold:
+            raise UserError(
+                f"{where}: group {sample.group} is in {_place(fold)} and in {_place(sample.fold)} "
+                f"({sample.sample_id}), expected one place; correct how the source groups images"
+            )
+
+
+def _place(fold: int) -> str:
+    return "the test set" if fold == NO_FOLD else f"fold {fold}"
 
 
 def _parse(row: dict[str, str], where: str) -> Sample:
     try:
+        if row["split"] not in ("train", "test"):
+            raise ValueError(f"found split {row['split']!r}, expected train or test")
         return Sample(
             sample_id=row["sample_id"],
             split="train" if row["split"] == "train" else "test",

@@ -7,43 +7,29 @@ checkpoint from which a killed run goes on.
 
 import argparse
 import csv
-import dataclasses
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipeline import files, hardware, model, params, samples
+from pipeline import checkpoint, files, hardware, model, params, samples
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
 from pipeline.dataset import Shuffle, TrainingSet
-from pipeline.dice import dice
+from pipeline.dice import HALF, dice
 from pipeline.errors import UserError, command
 from pipeline.images import decode_mask
 from pipeline.inference import full_resolution, stream
 from pipeline.loss import Terms, bce_dice
 from pipeline.samples import Sample
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come: what is needed besides the state of network and optimiser."""
-
-    epoch: int = 0
-    best_dice: float = -1.0
-    best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def train(
@@ -54,9 +40,9 @@ def train(
     settings: params.Train,
     runtime: params.Runtime,
     fabric: Fabric,
-    checkpoint: Path,
-) -> Progress:
-    """Run all epochs, going on from `checkpoint` if an earlier run left one there.
+    last: Path,
+) -> checkpoint.Progress:
+    """Run all epochs, going on from the checkpoint `last` if an earlier run left one.
 
     Raises:
         UserError: the loss is no longer finite; the message holds its terms.
@@ -65,7 +51,7 @@ def train(
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=runtime.workers,
+        num_workers=hardware.workers(runtime.workers),
         pin_memory=fabric.device.type == "cuda",
     )
     peak = settings.optimiser.learning_rate
@@ -73,9 +59,16 @@ def train(
     plain = AdamW(network.parameters(), peak, weight_decay=decay, fused=True)
     wrapped, optimiser = fabric.setup(network, plain)
     steps = settings.epochs * len(batches)
+    _check_schedule(steps, settings.schedule.warm_up)
     schedule = OneCycleLR(plain, peak, steps, pct_start=settings.schedule.warm_up)
-    state = {"network": network, "optimiser": plain, "schedule": schedule}
-    progress = _resume(checkpoint, state)
+    state = {
+        "network": network,
+        "optimiser": plain,
+        "schedule": schedule,
+        "precision": fabric.strategy.precision,  # float16's loss scale
+    }
+    progress = checkpoint.resume(last, state)
+    saved = time.monotonic()
 
     for epoch in range(progress.epoch, settings.epochs):
         title = f"epoch {epoch + 1}/{settings.epochs}"
@@ -113,7 +106,9 @@ def train(
             }
         )
         progress.epoch = epoch + 1
-        _save(checkpoint, state, progress)
+        if time.monotonic() - saved >= runtime.checkpoint_seconds:
+            checkpoint.save(last, state, progress)
+            saved = time.monotonic()
         print(f"{title}: loss {losses / len(batches):.4f}, held-out Dice {score:.5f}", flush=True)
     return progress
 
@@ -129,7 +124,7 @@ def _mean_dice(
     """The competition's score of the held-out rows at threshold 0.5 and full resolution."""
     predictions = stream(
         rows, archives, [network], description.size, description.resize, "none", fabric,
-        runtime.batch_size, runtime.workers,
+        runtime.batch_size, hardware.workers(runtime.workers),
     )  # fmt: skip
     scores = []
     for prediction in tqdm(predictions, total=len(rows), desc="validate", unit="img", leave=False):
@@ -137,8 +132,18 @@ def _mean_dice(
             raise UserError(prediction.error)
         row = prediction.row
         truth = decode_mask(archives.read(row.mask), row.size, row.mask)
-        scores.append(dice(full_resolution(prediction.probability, row.size) >= 0.5, truth > 0))
+        scores.append(
+            dice(full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0)
+        )
     return float(sum(scores) / len(scores))
+
+
+def _check_schedule(steps: int, warm_up: float) -> None:
+    if steps * warm_up == 1:  # torch's schedule divides by the steps after the first
+        raise UserError(
+            f"train.schedule.warm_up: found {warm_up}, which is just one of {steps} steps, "
+            f"expected more or less; raise it a little"
+        )
 
 
 def _finite(terms: Terms, title: str) -> float:
@@ -150,32 +155,6 @@ def _finite(terms: Terms, title: str) -> float:
             f"runtime.precision to 32-true"
         )
     return loss
-
-
-def _save(checkpoint: Path, state: dict[str, Any], progress: Progress) -> None:
-    content = {name: part.state_dict() for name, part in state.items()}
-    content["random"] = torch.get_rng_state()
-    content["progress"] = dataclasses.asdict(progress)
-    with files.written_whole(checkpoint) as temporary:
-        torch.save(content, temporary)
-
-
-def _resume(checkpoint: Path, state: dict[str, Any]) -> Progress:
-    if not checkpoint.exists():
-        return Progress()
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    for name, part in state.items():
-        part.load_state_dict(content[name])
-    torch.set_rng_state(content["random"])
-    progress = Progress(**content["progress"])
-    print(f"going on after epoch {progress.epoch} from {checkpoint}")
-    return progress
-
-
-def _work_name(fold: int, settings: params.Train, rows: Path) -> str:
-    """A folder name that changes with whatever the weights depend on."""
-    key = hashlib.sha256(settings.model_dump_json().encode() + rows.read_bytes())
-    return f"train-fold{fold}-{key.hexdigest()[:12]}"
 
 
 def _describe(settings: params.Train, fold: int) -> model.Description:
@@ -202,7 +181,7 @@ def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Samp
     return training, held_out
 
 
-def _write_results(out: Path, network: model.Segmenter, progress: Progress) -> None:
+def _write_results(out: Path, network: model.Segmenter, progress: checkpoint.Progress) -> None:
     """`history.csv`, `metrics.json` and, last, `model.pt`."""
     with files.written_whole(out / "history.csv") as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(progress.history[0]), lineterminator="\n")
@@ -231,8 +210,11 @@ def main() -> None:
     table = samples.read(args.samples)
     training, held_out = _rows_of(table, args.fold, args.samples)
 
-    work = args.work / _work_name(args.fold, settings, args.samples)
+    work = args.work / f"train-fold{args.fold}"
     with files.only_process(work):
+        last = (
+            work / checkpoint.key(settings.model_dump_json(), [args.samples], args.raw) / "last.pt"
+        )
         fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads)
         fabric.seed_everything(settings.seed, verbose=False)
         network = model.build(_describe(settings, args.fold), settings.model.weights)
@@ -245,9 +227,7 @@ def main() -> None:
         dataset = TrainingSet(training, archives, settings.size, settings.resize, augment)
         if runtime.cache == "ram":
             dataset.decode_all()
-        progress = train(
-            network, dataset, held_out, archives, settings, runtime, fabric, work / "last.pt"
-        )
+        progress = train(network, dataset, held_out, archives, settings, runtime, fabric, last)
         _write_results(args.out, network, progress)
         shutil.rmtree(work)
 

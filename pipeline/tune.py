@@ -1,22 +1,22 @@
 """Stage `tune`: the threshold with the best out-of-fold Dice, and what it is worth."""
 
 import argparse
-import csv
 import dataclasses
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from pipeline import files, params, samples
-from pipeline.dice import best_threshold, bootstrap_interval, dice_by_threshold
+from pipeline.dice import HALF, best_threshold, bootstrap_interval, dice_by_threshold
 from pipeline.errors import UserError, command
 from pipeline.samples import Sample
 
-HALF = 128  # the level of threshold 0.5
 CONFIDENCE = 0.95
 
 
@@ -62,7 +62,7 @@ def tune(
     """
     scores = dice_by_threshold(counts)
     mean = scores.mean(axis=0)
-    level = best_threshold(mean) if threshold == "auto" else min(255, round(256 * threshold))
+    level = best_threshold(mean) if threshold == "auto" else round(256 * threshold)
     groups = np.array([row.group for row in rows])
     folds = np.array([row.fold for row in rows])
     low, high = bootstrap_interval(scores[:, level], groups, bootstrap, seed, CONFIDENCE)
@@ -103,9 +103,9 @@ def _read_counts(
         path = folder / f"fold{fold}.npz"
         held_out = samples.held_out(table, fold)
         try:
-            with np.load(path) as content:
+            with path.open("rb") as stream, np.load(stream) as content:
                 found, ids = content["counts"], content["sample_id"].tolist()
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
         if ids != [row.sample_id for row in held_out]:
             raise UserError(
@@ -117,27 +117,29 @@ def _read_counts(
     return np.concatenate(counts), rows
 
 
-def _write_thresholds(path: Path, mean: npt.NDArray[np.float64]) -> None:
-    lines = [f"{level / 256},{dice:.9f}\n" for level, dice in enumerate(mean)]
-    files.write_text(path, "threshold,dice\n" + "".join(lines))
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with files.written_whole(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.8f")
 
 
-def _write_images(
-    path: Path,
+def _image_table(
     rows: Sequence[Sample],
     counts: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float64],
     level: int,
-) -> None:
-    """One row an image: its Dice at the threshold and at 0.5, predicted and true area."""
-    predicted = counts[:, :, level:].sum(axis=(1, 2))
-    with files.written_whole(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["sample_id", "group", "fold", "dice", "dice_at_half", "predicted", "true"])
-        for index, row in enumerate(rows):
-            dice, half = f"{scores[index, level]:.6f}", f"{scores[index, HALF]:.6f}"
-            areas = predicted[index], counts[index, 1].sum()
-            writer.writerow([row.sample_id, row.group, row.fold, dice, half, *areas])
+) -> pd.DataFrame:
+    """One row an image: its Dice at the threshold and at 0.5, predicted and true pixels."""
+    return pd.DataFrame(
+        {
+            "sample_id": [row.sample_id for row in rows],
+            "group": [row.group for row in rows],
+            "fold": [row.fold for row in rows],
+            "dice": scores[:, level],
+            "dice_at_half": scores[:, HALF],
+            "predicted": counts[:, :, level:].sum(axis=(1, 2)),
+            "true": counts[:, 1].sum(axis=1),
+        }
+    )
 
 
 @command
@@ -155,8 +157,9 @@ def main() -> None:
     settings = recipe.tune
     counts, rows = _read_counts(args.counts, folds, samples.read(args.samples))
     result, scores = tune(counts, rows, settings.threshold, settings.bootstrap, settings.seed)
-    _write_thresholds(args.out / "thresholds.csv", scores.mean(axis=0))
-    _write_images(args.out / "images.csv", rows, counts, scores, result.level)
+    curve = pd.DataFrame({"threshold": np.arange(256) / 256, "dice": scores.mean(axis=0)})
+    _write_table(args.out / "thresholds.csv", curve)
+    _write_table(args.out / "images.csv", _image_table(rows, counts, scores, result.level))
     values = json.dumps(dataclasses.asdict(result), indent=2)
     files.write_text(args.out / "metrics.json", values + "\n")
     print(

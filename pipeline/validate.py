@@ -11,15 +11,13 @@ from tqdm import tqdm
 
 from pipeline import files, hardware, model, params, samples
 from pipeline.archives import Archives
-from pipeline.dice import count_levels, dice_by_threshold, levels
+from pipeline.dice import HALF, count_levels, dice_by_threshold, levels
 from pipeline.errors import UserError, command
 from pipeline.images import decode_image, decode_mask
 from pipeline.inference import Prediction, full_resolution
 from pipeline.inference import stream as stream_predictions
 from pipeline.report import encode_jpeg, overlay
 from pipeline.samples import Sample
-
-HALF = 128  # the level of threshold 0.5
 
 
 def validate(
@@ -97,7 +95,7 @@ def main() -> None:
     def predict(some: Sequence[Sample]) -> Iterator[Prediction]:
         return stream_predictions(
             some, archives, [wrapped], description.size, description.resize, settings.tta, fabric,
-            runtime.batch_size, runtime.workers,
+            runtime.batch_size, hardware.workers(runtime.workers),
         )  # fmt: skip
 
     counts = validate(predict(rows), archives, len(rows))

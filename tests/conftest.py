@@ -88,7 +88,12 @@ def tiny_recipe(name: str = "sample") -> dict:
     recipe["split"]["folds"] = 2
     recipe["train"] |= {"size": [32, 64], "epochs": 1, "batch_size": 4}
     recipe["tune"]["bootstrap"] = 50
-    recipe["runtime"] |= {"accelerator": "cpu", "precision": "32-true", "threads": 1}
+    recipe["runtime"] |= {
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "threads": 1,
+        "checkpoint_seconds": 0,
+    }
     return recipe
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +89,9 @@ def test_fewer_rows_than_a_batch_make_one_batch() -> None:
 
 def test_an_unreadable_image_is_reported_not_raised(rows, archives, raw: Path) -> None:
     (raw / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
-    bad = [rows[0], *[type(rows[0])(**{**_fields(rows[1]), "image": "bad.jpg"})]]
+    bad = [rows[0], dataclasses.replace(rows[1], image="bad.jpg")]
     indices, images, errors = collate([ImageSet(bad, archives, SIZE, "area")[i] for i in (0, 1)])
     assert indices == [0, 1]
     assert images.shape == (2, *SIZE, 3) and images.dtype == torch.uint8
     assert errors[0] == "" and errors[1].startswith("bad.jpg: ")
     assert images[1].max() == 0
-
-
-def _fields(row: Sample) -> dict:
-    return {name: getattr(row, name) for name in row.__dataclass_fields__}

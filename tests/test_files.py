@@ -1,10 +1,12 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from pipeline import files
 from pipeline.errors import UserError
@@ -46,6 +48,27 @@ def test_a_full_disk_is_a_user_error(tmp_path: Path) -> None:
     ):
         raise full
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_kill_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    code = f"""
+import os, pathlib, signal
+from pipeline.files import written_whole
+with written_whole(pathlib.Path({str(path)!r})) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1 and not path.exists()
+    with files.written_whole(path) as outer:
+        outer.write_text("all of it")
+        with files.written_whole(path) as inner:  # one being written is left alone
+            inner.write_text("other")
+        assert outer.exists()
+    assert os.listdir(tmp_path) == ["file.txt"]
+    assert path.read_text() == "all of it"
 
 
 def test_only_one_process_works_in_a_folder(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline import model
+from pipeline import model, params
 from pipeline.errors import UserError
 
 TINY = model.Description(
@@ -60,6 +61,18 @@ def test_a_checkpoint_describes_itself(network: model.Segmenter, tmp_path: Path)
     assert not loaded.training
     with torch.inference_mode():
         assert torch.equal(loaded(images()), network(images()))
+
+
+@pytest.mark.parametrize("architecture", ["Unet", "UnetPlusPlus", "MAnet"])
+def test_every_architecture_takes_its_decoder_channels(architecture: str) -> None:
+    allowed = params.Model.model_fields["architecture"].annotation
+    assert architecture in typing.get_args(allowed) and len(typing.get_args(allowed)) == 3
+    description = dataclasses.replace(TINY, architecture=architecture)
+    wider = dataclasses.replace(description, decoder_channels=(32, 16, 16, 8, 8))
+    small, large = model.build(description, "none"), model.build(wider, "none")
+    assert model.parameters(small) < model.parameters(large)
+    with torch.inference_mode():
+        assert small.eval()(images()).shape == (2, 32, 64)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a zip"])

@@ -103,15 +103,20 @@ def test_the_results_it_names_are_there(clone: Path, first_run: str) -> None:
 def test_the_figures_it_shows_are_those_dvc_prints(clone: Path, first_run: str) -> None:
     done = run(". .venv/bin/activate && dvc metrics show eval/sample/metrics.json --json", clone)
     assert done.returncode == 0, done.stdout
-    shown = README.split("The sample's figures:")[1].split("```")[1]
+    shown = README.split("The sample's figures")[1].split("```")[1]
     assert "eval/sample/metrics.json" in shown
-    for name in ("dice", "threshold", "images"):
-        assert name in shown
+    names, values = (re.split(r"  +", line.strip()) for line in shown.strip().splitlines()[:2])
+    printed = dict(zip(names, values, strict=True))
+    metrics = json.loads((clone / "eval/sample/metrics.json").read_text())
+    # Weights differ in their last digits from one processor to the next.
+    assert float(printed["dice"]) == pytest.approx(metrics["dice"], abs=0.01)
+    assert int(printed["images"]) == metrics["images"]
 
 
 def test_the_map_names_every_module() -> None:
     section = README.split("## Map")[1].split("\n## ")[0]
-    named = set(re.findall(r"`([a-z_0-9]+\.py|[a-z_]+/)`", section))
+    cells = " ".join(re.findall(r"^\| ([^|]*) \|", section, re.M))
+    named = set(re.findall(r"`([a-z_0-9]+\.py|[a-z_]+/)`", cells))
     there = {path.name for path in (ROOT / "pipeline").glob("*.py")} - {"__init__.py"}
     there |= {f"{p.parent.name}/" for p in (ROOT / "pipeline").glob("*/__init__.py")}
     assert named == there

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import zipfile
 from pathlib import Path
 
@@ -28,10 +29,22 @@ def test_rows_are_measured_and_cars_stay_together(raw: Path) -> None:
     archives = Archives(raw)
     rows = split(carvana.read_entries(archives), archives, folds=3, seed=0)
     archives.close()
-    samples.check_no_leak(rows)
+    samples.check_no_leak(rows, Path("samples.csv"))
     assert rows[0].size == (64, 96)
     assert rows[0].foreground == pytest.approx(tiny_mask(0).mean())
     assert collections.Counter(row.fold for row in rows) == {0: 4, 1: 4, 2: 4, NO_FOLD: 4}
+
+
+def test_a_car_in_both_sets_is_refused(raw: Path, tmp_path: Path) -> None:
+    archives = Archives(raw)
+    entries = [
+        dataclasses.replace(entry, group=TRAIN_CARS[0]) if entry.split == "test" else entry
+        for entry in carvana.read_entries(archives)
+    ]
+    rows = split(entries, archives, folds=2, seed=0)
+    archives.close()
+    with pytest.raises(UserError, match=f"group {TRAIN_CARS[0]} is in fold . and in the test set"):
+        samples.write(tmp_path / "samples.csv", rows)
 
 
 def test_folds_are_balanced_in_images_and_size() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny_recipe, write_yaml
 
-from pipeline import hardware, model, params, samples, train
+from pipeline import checkpoint, hardware, model, params, samples, train
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
 from pipeline.dataset import TrainingSet
@@ -29,7 +29,7 @@ def load_recipe(folder: Path, **changes: object) -> params.Recipe:
     return params.load(write_yaml(folder / "tiny.yaml", recipe))
 
 
-def run(archives: Archives, recipe: params.Recipe, checkpoint: Path) -> train.Progress:
+def run(archives: Archives, recipe: params.Recipe, last: Path) -> checkpoint.Progress:
     rows = split(carvana.read_entries(archives), archives, folds=2, seed=0)
     settings = recipe.train
     fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads)
@@ -41,7 +41,7 @@ def run(archives: Archives, recipe: params.Recipe, checkpoint: Path) -> train.Pr
     )
     return train.train(
         network, dataset, samples.held_out(rows, 0), archives, settings, recipe.runtime,
-        fabric, checkpoint,
+        fabric, last,
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     recipe = load_recipe(tmp_path, epochs=4)
     whole = run(archives, recipe, tmp_path / "whole.pt")
 
-    save, saved = train._save, []
+    save, saved = checkpoint.save, []
 
     def save_twice(*args: object) -> None:
         save(*args)  # type: ignore[arg-type]
@@ -69,10 +69,10 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_save", save_twice)
+    monkeypatch.setattr(checkpoint, "save", save_twice)
     with pytest.raises(KeyboardInterrupt):
         run(archives, recipe, tmp_path / "last.pt")
-    monkeypatch.setattr(train, "_save", save)
+    monkeypatch.setattr(checkpoint, "save", save)
     resumed = run(archives, recipe, tmp_path / "last.pt")
 
     assert [e["dice"] for e in resumed.history] == [e["dice"] for e in whole.history]
@@ -91,16 +91,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms(archives: Archives, tmp_
         run(archives, recipe, tmp_path / "last.pt")
 
 
-def test_scratch_is_keyed_by_what_the_weights_depend_on(tmp_path: Path) -> None:
-    rows = tmp_path / "samples.csv"
-    rows.write_text("a")
-    settings = load_recipe(tmp_path).train
-    name = train._work_name(0, settings, rows)
-    assert name == train._work_name(0, settings, rows)
-    assert name != train._work_name(1, settings, rows)
-    assert name != train._work_name(0, settings.model_copy(update={"epochs": 99}), rows)
-    rows.write_text("b")
-    assert name != train._work_name(0, settings, rows)
+def test_a_warm_up_of_one_step_is_refused(archives: Archives, tmp_path: Path) -> None:
+    recipe = load_recipe(tmp_path, epochs=4, schedule={"name": "one-cycle", "warm_up": 0.25})
+    with pytest.raises(UserError, match="train.schedule.warm_up: found 0.25, .* one of 4 steps"):
+        run(archives, recipe, tmp_path / "last.pt")
 
 
 def test_a_fold_without_rows_to_train_on_is_refused() -> None:

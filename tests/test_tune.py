@@ -87,6 +87,8 @@ def test_counts_of_other_images_are_refused(tmp_path: Path) -> None:
         tune._read_counts(tmp_path, [0], table)
     with pytest.raises(UserError, match=r"fold1\.npz: .*run the validate stage of this fold"):
         tune._read_counts(tmp_path, [1], table)
-    path.write_bytes(b"PK half")
-    with pytest.raises(UserError, match="run the validate stage of this fold"):
-        tune._read_counts(tmp_path, [0], table)
+    whole = path.read_bytes()
+    for damaged in (b"", b"no archive", whole[:100], whole[:-30]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="run the validate stage of this fold"):
+            tune._read_counts(tmp_path, [0], table)
