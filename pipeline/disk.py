@@ -1,7 +1,8 @@
-"""Room on a disk: looked at before, and told of when it ends."""
+"""Room on a disk: looked at before, told of when it ends, and spared by links."""
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,3 +33,14 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path}: {error.strerror}; what arrived is kept: make room, run the command again"
         ) from error
+
+
+def link_or_copy(source: Path, target: Path) -> str:
+    """Make `target` a hard link to `source`, else a copy; return which, in words."""
+    with contextlib.suppress(OSError):  # another file system, or one without links
+        os.link(source.resolve(), target)
+        return "linked"
+    check_space(target.parent, source.stat().st_size, source.name)
+    with writing(target):
+        shutil.copyfile(source, target)
+    return "copied"

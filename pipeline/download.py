@@ -14,14 +14,10 @@ machine set up to do without.
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 from pipeline import disk, kaggle_site, params, receipts, transfer
 from pipeline.errors import UserError, command
@@ -36,7 +32,6 @@ def download(
     wanted: params.Synthetic | params.Competition | params.Dataset,
     out: Path,
     local: Path | None,
-    workers: int,
     patience: Patience,
 ) -> list[Path]:
     """Make every wanted file be in `out`, right and whole, and return their paths.
@@ -45,7 +40,6 @@ def download(
         wanted: the recipe's section.
         out: folder of the archives, made if missing.
         local: folder of archives that are already here (`$PIPELINE_DATA`), or None: Kaggle.
-        workers: processes that draw the sample.
         patience: how long to wait for Kaggle, and how often to try.
 
     Raises:
@@ -55,19 +49,16 @@ def download(
     out.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
         if isinstance(wanted, params.Synthetic):
-            return _draw(wanted, out, folder, workers)
-        origins, optional = _origins(wanted)
-        missing = [origin for origin in origins if not _kept(origin, out, folder)]
-        if missing:
-            # Optional files come first: where all others are here, they have had their turn.
-            extra = [origin for origin in optional if not _kept(origin, out, folder)]
-            if local is not None:
-                there = [origin for origin in extra if _search(local, origin)]
-                _take([*there, *missing], local, out, folder)
-            else:
-                _fetch(missing, extra, out, folder, patience)
-        had = [origin for origin in optional if receipts.find(folder, origin)]
-        return [_stored(origin, out, folder) for origin in [*had, *origins]]
+            return _draw(wanted, out, folder)
+        needed, optional = _origins(wanted)
+        missing = [origin for origin in needed if not receipts.kept(folder, origin, out)]
+        extra = [origin for origin in optional if not receipts.kept(folder, origin, out)]
+        if local is not None:
+            absent = _take(missing, extra, local, out, folder)
+        else:
+            absent = _fetch(missing, extra, out, folder, patience)
+        had = [origin for origin in optional if origin not in absent]
+        return [_stored(origin, out, folder) for origin in [*had, *needed]]
 
 
 def _origins(wanted: params.Competition | params.Dataset) -> tuple[list[str], list[str]]:
@@ -77,20 +68,7 @@ def _origins(wanted: params.Competition | params.Dataset) -> tuple[list[str], li
     folder = f"competitions/{wanted.slug}"
     needed = [f"{folder}/{name}" for name in dict.fromkeys(wanted.files)]
     optional = [f"{folder}/{name}" for name in dict.fromkeys(wanted.optional_files)]
-    return needed, optional
-
-
-def _kept(origin: str, out: Path, folder: Path) -> bool:
-    """Whether the file is in `out` and is what it was; says so when it no longer is."""
-    receipt = receipts.find(folder, origin)
-    if receipt is None:
-        return False
-    file = out / receipt.stored
-    if receipts.holds(folder, receipt, file):
-        return True
-    if file.exists():
-        print(f"{file}: changed since it was checked; fetching it again", file=sys.stderr)
-    return False
+    return needed, [origin for origin in optional if origin not in needed]
 
 
 def _stored(origin: str, out: Path, folder: Path) -> Path:
@@ -99,28 +77,40 @@ def _stored(origin: str, out: Path, folder: Path) -> Path:
     return out / receipt.stored
 
 
-def _keep(file: Path, target: Path, origin: str, folder: Path) -> None:
-    """Write a checked file's receipt and put it in place.
+def _take(
+    missing: list[str], optional: list[str], local: Path, out: Path, folder: Path
+) -> list[str]:
+    """Link or copy files of `$PIPELINE_DATA`, with the checks of a download.
 
-    In this order: a file without receipt would be fetched again, a receipt without its file
-    finds it complete in `folder`.
+    Returns:
+        The optional ones that are not there.
     """
-    receipts.issue(folder, origin, file, target.name)
-    receipts.place(file, target)
-
-
-def _take(missing: Iterable[str], local: Path, out: Path, folder: Path) -> None:
-    """Link or copy files of `$PIPELINE_DATA`, with the checks of a download."""
-    for origin in missing:
+    absent = [origin for origin in optional if not _search(local, origin)]
+    _refuse_changed(absent, out, folder)
+    for origin in [*optional, *missing]:
+        if origin in absent:
+            continue
         source = _found(local, origin)
         part = folder / source.name
         part.unlink(missing_ok=True)
-        how = _link_or_copy(source, part)
+        how = disk.link_or_copy(source, part)
         if source.suffix == ".zip" and (problem := receipts.zip_flaw(part)):
             part.unlink()
             raise UserError(f"{source}: {problem}; replace it by a whole copy")
-        _keep(part, out / source.name, origin, folder)
+        receipts.keep(folder, origin, part, out / source.name)
         print(f"{out / source.name}: {how} from {source}")
+    return absent
+
+
+def _refuse_changed(absent: list[str], out: Path, folder: Path) -> None:
+    """Refuse an optional file that was had once, is not what it was, and is not to be had."""
+    for origin in absent:
+        receipt = receipts.find(folder, origin)
+        if receipt and (out / receipt.stored).exists():
+            raise UserError(
+                f"{out / receipt.stored}: changed since it was checked, and not offered any more; "
+                "delete it to do without it"
+            )
 
 
 def _search(local: Path, origin: str) -> Path | None:
@@ -139,56 +129,74 @@ def _found(local: Path, origin: str) -> Path:
     )
 
 
-def _link_or_copy(source: Path, target: Path) -> str:
-    with contextlib.suppress(OSError):  # another file system, or one without links
-        os.link(source.resolve(), target)
-        return "linked"
-    disk.check_space(target.parent, source.stat().st_size, source.name)
-    with disk.writing(target):
-        shutil.copyfile(source, target)
-    return "copied"
-
-
 def _fetch(
     missing: list[str], optional: list[str], out: Path, folder: Path, patience: Patience
-) -> None:
-    """Download files from Kaggle, one after the other."""
+) -> list[str]:
+    """Download files from Kaggle, one after the other.
+
+    Optional files that are not offered are noted: where all others are here, the next run
+    need not ask for them again.
+
+    Returns:
+        The optional ones that Kaggle does not offer.
+    """
+    note = folder / "not-offered.json"
+    noted = _noted(note)
+    if not missing and set(optional) <= set(noted):
+        _refuse_changed(optional, out, folder)
+        return optional
+    place = [*missing, *optional][0].rpartition("/")[0]
     with kaggle_site.connect(patience) as account:
-        offers = _offers(account, missing, optional)
-        needed = sum(transfer.missing_bytes(offer, folder) for offer in offers)
-        disk.check_space(folder, needed, "what is still missing")
+        offers = _offers(account, place, missing, optional)
+        offered = {f"{place}/{offer.name}" for offer in offers}
+        absent = [origin for origin in optional if origin not in offered]
+        if absent != noted:
+            write_text(note, json.dumps(absent))
+        _refuse_changed(absent, out, folder)
+        size = sum(transfer.missing_bytes(offer, folder) for offer in offers)
+        disk.check_space(folder, size, "what is still missing")
         for offer in offers:
             part, name = transfer.fetch(offer, folder, patience)
-            origin = f"{missing[0].rpartition('/')[0]}/{offer.name}"
-            _keep(part, out / name, origin, folder)
+            receipts.keep(folder, f"{place}/{offer.name}", part, out / name)
             transfer.forget(part)
+    return absent
 
 
-def _offers(account: kaggle_site.Account, missing: list[str], optional: list[str]) -> list[Offer]:
-    """What Kaggle has: the optional files among it, then all that are missing."""
-    kind, *slug, _ = missing[0].split("/")
+def _noted(note: Path) -> list[str]:
+    """Origins that Kaggle was asked for and did not offer."""
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return [str(origin) for origin in json.loads(note.read_text(encoding="utf-8"))]
+    return []
+
+
+def _offers(
+    account: kaggle_site.Account, place: str, missing: list[str], optional: list[str]
+) -> list[Offer]:
+    """What Kaggle has at `place`: the optional files among it, then all that are missing."""
+    kind, _, slug = place.partition("/")
     if kind == "datasets":
-        return [account.dataset("/".join(slug))]
-    needed, extra = ([origin.rsplit("/", 1)[1] for origin in part] for part in (missing, optional))
-    return account.files("".join(slug), needed, extra)
+        return [account.dataset(slug)]
+    needed, extra = ([Path(origin).name for origin in part] for part in (missing, optional))
+    return account.files(slug, needed, extra)
 
 
-def _draw(wanted: params.Synthetic, out: Path, folder: Path, workers: int) -> list[Path]:
+def _draw(wanted: params.Synthetic, out: Path, folder: Path) -> list[Path]:
     """Draw the sample unless it is here, drawn with these settings by this code."""
     from pipeline.sources import sample_cars  # cv2: a download of archives starts without
 
-    settings = {**wanted.model_dump(), "code": _code_digest(sample_cars)}
+    settings = {**wanted.model_dump(), "code": receipts.code_digest(sample_cars)}
     done = folder / "sample.json"
     origins = _drawn(done, settings)
-    if origins and all(_kept(origin, out, folder) for origin in origins):
+    if origins and all(receipts.kept(folder, origin, out) for origin in origins):
         return [_stored(origin, out, folder) for origin in origins]
     fresh = folder / "sample"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    sample_cars.write_archives(fresh, wanted.train_cars, wanted.test_cars, wanted.seed, workers)
+    cores = len(os.sched_getaffinity(0))  # the bytes do not depend on how many processes draw
+    sample_cars.write_archives(fresh, wanted.train_cars, wanted.test_cars, wanted.seed, cores)
     files = sorted(fresh.iterdir())
     for file in files:
-        _keep(file, out / file.name, f"sample/{file.name}", folder)
+        receipts.keep(folder, f"sample/{file.name}", file, out / file.name)
     content = {"settings": settings, "origins": [f"sample/{file.name}" for file in files]}
     write_text(done, json.dumps(content))
     return [out / file.name for file in files]
@@ -201,28 +209,6 @@ def _drawn(done: Path, settings: dict[str, object]) -> list[str]:
         if content["settings"] == settings:
             return [str(origin) for origin in content["origins"]]
     return []
-
-
-def _code_digest(module: ModuleType) -> str:
-    """Hash of a module's source and of every project module it uses: new code, new drawing."""
-    found: dict[str, ModuleType] = {}
-    waiting = [module]
-    while waiting:
-        module = waiting.pop()
-        found[module.__name__] = module
-        for value in vars(module).values():
-            name = value.__name__ if isinstance(value, ModuleType) else _home(value)
-            if name.startswith("pipeline.") and name not in found and name in sys.modules:
-                waiting.append(sys.modules[name])
-    digest = hashlib.md5(usedforsecurity=False)
-    for name in sorted(found):
-        digest.update(Path(str(found[name].__file__)).read_bytes())
-    return digest.hexdigest()
-
-
-def _home(value: object) -> str:
-    """Name of the module that defines a function or class; "" for other values."""
-    return str(getattr(value, "__module__", None) or "")
 
 
 def _local() -> Path | None:
@@ -247,8 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     arguments = parser.parse_args()
     recipe = params.load(arguments.recipe)
-    workers = recipe.runtime.workers or os.cpu_count() or 1
-    for path in download(recipe.download, arguments.out, _local(), workers, Patience()):
+    for path in download(recipe.download, arguments.out, _local(), Patience()):
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 

@@ -92,8 +92,8 @@ def decode_mask(data: bytes, size: Size, name: str) -> UInt8:
 def resize_image(image: UInt8, size: Size, method: Literal["linear", "area"]) -> UInt8:
     """Resize an (H, W, 3) uint8 picture.
 
-    `area` averages and suits shrinking to less than half; `linear` is seven times cheaper
-    and enough for 1918x1280 to 1024x1024 (`benchmarks/RESULTS.md`).
+    `area` averages all pixels; `linear` looks at four and costs a seventh, but aliases more
+    the more the picture shrinks.
     """
     interpolation = cv2.INTER_AREA if method == "area" else cv2.INTER_LINEAR
     return cv2.resize(image, size[::-1], interpolation=interpolation).astype(np.uint8, copy=False)

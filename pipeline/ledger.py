@@ -7,6 +7,7 @@ forgotten, and completed when the answer and the score are there.
 import contextlib
 import csv
 import dataclasses
+import datetime
 import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,9 @@ PENDING, COMPLETE, ERROR = "PENDING", "COMPLETE", "ERROR"  # Kaggle's own words
 class Row:
     """One submission. `dice` is the out-of-fold score, `public` and `private` are Kaggle's.
 
-    Scores stay text as they were given; empty: not known. `time` is UTC, ISO 8601; `commit`
-    ends in `-dirty` when the working tree had changes; `ref` is Kaggle's number.
+    Scores stay text as they were given; empty: not known. `time` is when it was asked for, UTC,
+    ISO 8601; `commit` ends in `-dirty` when the working tree had changes; `ref` is Kaggle's
+    number.
     """
 
     time: str
@@ -57,6 +59,22 @@ def sha256(file: Path) -> str:
 def tag(sha256: str) -> str:
     """The mark of a file in descriptions; 64 bits of its hash."""
     return f"sha256:{sha256[:16]}"
+
+
+def moment(row: Row) -> datetime.datetime:
+    """When the submission was asked for.
+
+    Raises:
+        UserError: `time` is none, or does not say that it is UTC.
+    """
+    with contextlib.suppress(ValueError):
+        when = datetime.datetime.fromisoformat(row.time)
+        if when.tzinfo:
+            return when.astimezone(datetime.UTC)
+    raise UserError(
+        f"the ledger's row of {row.recipe}, sha256 {row.sha256[:16]}: found the time {row.time!r}, "
+        "expected one like 2017-07-24T12:00:00+00:00; correct it"
+    )
 
 
 def read(path: Path) -> list[Row]:

@@ -5,9 +5,11 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import zipfile
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 from pipeline.files import write_text
 
@@ -114,6 +116,29 @@ def holds(folder: Path, receipt: Receipt, file: Path) -> bool:
     return True
 
 
+def kept(folder: Path, origin: str, out: Path) -> bool:
+    """Whether the file of `origin` is in `out` and `holds`; says so when it no longer does."""
+    receipt = find(folder, origin)
+    if receipt is None:
+        return False
+    file = out / receipt.stored
+    if holds(folder, receipt, file):
+        return True
+    if file.exists():
+        print(f"{file}: changed since it was checked; looking for it again", file=sys.stderr)
+    return False
+
+
+def keep(folder: Path, origin: str, file: Path, target: Path) -> None:
+    """Write a checked file's receipt and put it in place.
+
+    In this order: a file without receipt would be fetched again, a receipt without its file
+    finds it complete in `folder`.
+    """
+    issue(folder, origin, file, target.name)
+    place(file, target)
+
+
 def place(source: Path, target: Path) -> None:
     """Flush `source` to disk and rename it to `target` (same file system)."""
     _flush(source)
@@ -138,6 +163,28 @@ def md5(path: Path) -> bytes:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.digest()
+
+
+def code_digest(module: ModuleType) -> str:
+    """Hash of a module's source and of every project module it uses: new code, new drawing."""
+    found: dict[str, ModuleType] = {}
+    waiting = [module]
+    while waiting:
+        module = waiting.pop()
+        found[module.__name__] = module
+        for value in vars(module).values():
+            name = value.__name__ if isinstance(value, ModuleType) else _home(value)
+            if name.startswith("pipeline.") and name not in found and name in sys.modules:
+                waiting.append(sys.modules[name])
+    digest = hashlib.md5(usedforsecurity=False)
+    for name in sorted(found):
+        digest.update(Path(str(found[name].__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+def _home(value: object) -> str:
+    """Name of the module that defines a function or class; "" for other values."""
+    return str(getattr(value, "__module__", None) or "")
 
 
 def _base64_md5(path: Path) -> str:

@@ -4,16 +4,19 @@
     python -m pipeline.submit <recipe> --check-only     check, send nothing
     python -m pipeline.submit --list                    the ledger, pending scores renewed
 
-It is no stage: `dvc repro` never submits. The same bytes are never sent twice: their hash
-stands in `submissions/ledger.csv` before Kaggle is asked, and in the description there.
+It is no stage: `dvc repro` never submits. The same bytes are not sent twice: their hash stands
+in `submissions/ledger.csv` before Kaggle is asked, and in the description there. Where no reply
+comes, they are sent anew only when Kaggle's list has not shown them for minutes.
 """
 
 import argparse
 import datetime
 import json
+import sys
 from pathlib import Path
 
 from pipeline import delivery, kaggle_site, ledger, params, samples, submission, workspace
+from pipeline.archives import base_name
 from pipeline.errors import UserError, command
 from pipeline.files import only_process
 from pipeline.ledger import Row
@@ -37,7 +40,7 @@ def prepare(name: str, message: str) -> tuple[str, Path, Row]:
     summary = _check_file(name, file)
     workspace.require_current(f"predict@{name}")
     row = _row(name, file, message)
-    _refuse_repeat(row)
+    delivery.unanswered(row, LEDGER)
     print(
         f"{file}: {summary.rows:,} rows, {summary.empty_rows:,} of them empty; foreground "
         f"{summary.mean_share:.1%} on average, {summary.lowest_share:.1%} to "
@@ -67,15 +70,28 @@ def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> R
 def refresh(rows: list[Row], patience: Patience) -> list[Row]:
     """Ask Kaggle about every row that has no score yet; return all rows as they are now."""
     open_rows = [row for row in rows if row.status in {ledger.PENDING, ledger.UNCONFIRMED}]
+    slugs = _slugs({row.recipe for row in open_rows})
+    open_rows = [row for row in open_rows if row.recipe in slugs]
     if not open_rows:
         return rows
     with kaggle_site.connect(patience) as account:
         for row in open_rows:
-            slug = _slug(row.recipe)
+            slug = slugs[row.recipe]
             there = account.submission(slug, int(row.ref)) if row.ref else None
             if there := there or delivery.find(account, slug, row):
                 delivery.confirm(row, there, LEDGER)
     return ledger.read(LEDGER)
+
+
+def _slugs(names: set[str]) -> dict[str, str]:
+    """The competition of each recipe; says which recipe names none any more."""
+    slugs = {}
+    for name in sorted(names):
+        try:
+            slugs[name] = _slug(name)
+        except UserError as error:
+            print(f"{name}: its open submissions are not looked up: {error}", file=sys.stderr)
+    return slugs
 
 
 def _slug(name: str) -> str:
@@ -93,7 +109,7 @@ def _check_file(name: str, file: Path) -> submission.Summary:
     """Check the file against the sample submission and the sizes of the images."""
     raw = Path("data", name, "raw")
     sizes = {
-        Path(sample.image.split("!")[-1]).name: sample.size
+        base_name(sample.image): sample.size
         for sample in samples.test(samples.read(Path("data", name, "samples.csv")))
     }
     return submission.check(file, submission.find_sample(raw), sizes)
@@ -123,16 +139,6 @@ def _row(name: str, file: Path, message: str) -> Row:
         "",
         message,
     )
-
-
-def _refuse_repeat(row: Row) -> None:
-    for other in ledger.read(LEDGER):
-        if other.sha256 == row.sha256 and other.status != ledger.UNCONFIRMED:
-            raise UserError(
-                f"{LEDGER}: these bytes (sha256 {row.sha256[:16]}) were submitted on {other.time} "
-                f"as {other.ref}: {other.status}, public {ledger.shown(other.public)}, private "
-                f"{ledger.shown(other.private)}; nothing was sent"
-            )
 
 
 def _print_scores(row: Row) -> None:

@@ -21,6 +21,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kaggle_server
 import pytest
@@ -33,6 +34,7 @@ from pipeline import crc32c, disk, kaggle_site, params, receipts, transfer
 from pipeline.download import download
 from pipeline.errors import UserError
 from pipeline.patience import Patience
+from pipeline.sources import sample_cars
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions", COMPETITION)
@@ -55,7 +57,7 @@ def wanted(*files: str) -> params.Competition:
 
 
 def fetch(out: Path, *files: str, patience: Patience = QUICK) -> list[Path]:
-    return download(wanted(*(files or ("train.zip",))), out, None, 1, patience)
+    return download(wanted(*(files or ("train.zip",))), out, None, patience)
 
 
 def recipe(path: Path, download: dict[str, object]) -> Path:
@@ -68,7 +70,9 @@ def recipe(path: Path, download: dict[str, object]) -> Path:
 
 
 def command(out: Path, *files: str) -> list[str]:
-    section: dict[str, object] = {"kind": "competition", "slug": COMPETITION, "files": list(files)}
+    section: dict[str, object] = {
+        "kind": "competition", "slug": COMPETITION, "files": list(files), "optional_files": [],
+    }  # fmt: skip
     path = recipe(out.parent / f"recipe-{len(files)}.yaml", section)
     return [sys.executable, "-m", "pipeline.download", str(path), "--out", str(out)]
 
@@ -94,27 +98,97 @@ def test_only_what_is_missing_is_fetched(server: KaggleServer, tmp_path: Path) -
     assert not server.count("GET train.zip") and server.count("GET list.csv.zip") == 1
 
 
+OPTIONAL = ("list.csv.zip", "not-offered.jpg")
+
+
+def fetch_optional(
+    out: Path, local: Path | None = None, files: tuple[str, ...] = OPTIONAL
+) -> list[Path]:
+    section = wanted("train.zip").model_copy(update={"optional_files": files})
+    return download(section, out, local, QUICK)
+
+
 def test_optional_files_are_had_where_they_are_offered(
     server: KaggleServer, tmp_path: Path
 ) -> None:
-    section = wanted("train.zip").model_copy(
-        update={"optional_files": ("list.csv.zip", "not-offered.jpg")}
-    )
-    paths = download(section, tmp_path / "raw", None, 1, QUICK)
+    paths = fetch_optional(tmp_path / "raw")
     assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
     assert paths[0].read_bytes() == SMALL
-    local = tmp_path / "archives" / "competitions" / COMPETITION
-    local.mkdir(parents=True)
-    for path in paths:
-        (local / path.name).write_bytes(path.read_bytes())
-    again = download(section, tmp_path / "other", tmp_path / "archives", 1, QUICK)
-    assert [path.name for path in again] == ["list.csv.zip", "train.zip"]
+    server.log.clear()
+    assert fetch_optional(tmp_path / "raw") == paths
+    assert not server.log, "what was not offered is not asked for again"
+
+
+def test_optional_files_are_looked_after_like_the_others(
+    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named later, changed or deleted, while every needed file is here."""
+    out = tmp_path / "raw"
+    fetch(out)
+    paths = fetch_optional(out)
+    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
+    paths[0].write_bytes(SMALL[:-1])
+    assert fetch_optional(out) == paths and paths[0].read_bytes() == SMALL
+    assert "list.csv.zip: changed since it was checked" in capsys.readouterr().err
+    paths[0].unlink()
+    assert fetch_optional(out) == paths and paths[0].read_bytes() == SMALL
+    assert server.count("GET train.zip") == 1
+    assert fetch_optional(out, files=("list.csv.zip", "train.zip")) == paths, "named twice"
+
+
+def test_an_optional_file_that_is_offered_later(server: KaggleServer, tmp_path: Path) -> None:
+    """Noticed when Kaggle is asked for another reason; a damaged note is another reason."""
+    out = tmp_path / "raw"
+    fetch_optional(out)
+    server.competitions[COMPETITION]["not-offered.jpg"] = Blob(b"jpeg", kind="image/jpeg")
+    assert len(fetch_optional(out)) == 2
+    (tmp_path / ".download-raw/not-offered.json").write_text("[")
+    assert len(fetch_optional(out)) == 3
+    server.log.clear()
+    assert len(fetch_optional(out)) == 3 and not server.log
+
+
+def test_an_optional_file_that_is_offered_no_more(server: KaggleServer, tmp_path: Path) -> None:
+    """Deleted, it is done without; changed, it is not taken for what it was."""
+    out = tmp_path / "raw"
+    paths = fetch_optional(out)
+    del server.competitions[COMPETITION]["list.csv.zip"]
+    paths[0].write_bytes(SMALL[:-1])
+    for _ in range(2):
+        with pytest.raises(UserError, match="list.csv.zip: changed .* not offered any more"):
+            fetch_optional(out)
+    paths[0].unlink()
+    server.log.clear()
+    assert fetch_optional(out) == fetch_optional(out) == [out / "train.zip"]
+    assert not server.log
+
+
+def test_optional_files_that_are_here_already(server: KaggleServer, tmp_path: Path) -> None:
+    """The folder is looked at each time; what Kaggle lacked says nothing about it."""
+    here, out = local_archives(tmp_path), tmp_path / "raw"
+    fetch_optional(out, files=OPTIONAL[1:])
+    server.log.clear()
+    assert fetch_optional(out, here) == [out / "train.zip"]
+    place = here / "competitions" / COMPETITION
+    for name in OPTIONAL:
+        (place / name).write_bytes(SMALL)
+        assert name in [path.name for path in fetch_optional(out, here)]
+    (out / "not-offered.jpg").unlink()
+    assert len(fetch_optional(out, here)) == 3 and (out / "not-offered.jpg").exists()
+    for name in OPTIONAL:
+        (place / name).unlink()
+    (out / "not-offered.jpg").unlink()
+    assert [path.name for path in fetch_optional(out, here)] == ["list.csv.zip", "train.zip"]
+    (out / "list.csv.zip").write_bytes(b"")
+    with pytest.raises(UserError, match="list.csv.zip: changed .* not offered any more"):
+        fetch_optional(out, here)
+    assert not server.log
 
 
 def test_a_whole_data_set(server: KaggleServer, tmp_path: Path) -> None:
     server.datasets["owner/some-set"] = Blob(DATA)
     section = params.Dataset(kind="dataset", slug="owner/some-set")
-    (path,) = download(section, tmp_path / "raw", None, 1, QUICK)
+    (path,) = download(section, tmp_path / "raw", None, QUICK)
     assert path.name == "some-set.zip" and path.read_bytes() == DATA
 
 
@@ -445,7 +519,7 @@ def test_unknown_file_and_competition(server: KaggleServer, tmp_path: Path) -> N
         kind="competition", slug="no-such", files=("train.zip",), optional_files=()
     )
     with pytest.raises(UserError, match="no-such: Kaggle answered 404 .*download.slug"):
-        download(section, tmp_path / "raw", None, 1, QUICK)
+        download(section, tmp_path / "raw", None, QUICK)
 
 
 def test_no_network(server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,12 +537,12 @@ def local_archives(folder: Path) -> Path:
 
 def test_archives_that_are_here_already(server: KaggleServer, tmp_path: Path) -> None:
     here = local_archives(tmp_path)
-    (path,) = download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK)
+    (path,) = download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
     assert path.read_bytes() == DATA
     assert path.samefile(here / "competitions" / COMPETITION / "train.zip"), "linked, not copied"
     assert not server.log
     (tmp_path / ".download-raw" / f"competitions--{COMPETITION}--train.zip.receipt.json").unlink()
-    assert download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK) == [path]
+    assert download(wanted("train.zip"), tmp_path / "raw", here, QUICK) == [path]
 
 
 def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -> None:
@@ -478,7 +552,7 @@ def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -
     folder = shared / f"archives-{os.getpid()}"
     try:
         here = local_archives(folder)
-        (path,) = download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK)
+        (path,) = download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
         assert path.read_bytes() == DATA
     finally:
         shutil.rmtree(folder)
@@ -489,14 +563,14 @@ def test_archives_that_are_here_but_damaged(server: KaggleServer, tmp_path: Path
     source = here / "competitions" / COMPETITION / "train.zip"
     source.write_bytes(bytes(BAD_CRC))
     with pytest.raises(UserError, match=r"train.zip: the checksum of its member train/a.jpg"):
-        download(wanted("train.zip"), tmp_path / "raw", here, 1, QUICK)
+        download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
     assert not list((tmp_path / "raw").iterdir()) and source.read_bytes() == bytes(BAD_CRC)
 
 
 def test_an_archive_that_is_not_here(server: KaggleServer, tmp_path: Path) -> None:
     here = local_archives(tmp_path)
     with pytest.raises(UserError, match=f"{COMPETITION}/list.csv.zip: no such file.*unset"):
-        download(wanted("train.zip", "list.csv.zip"), tmp_path / "raw", here, 1, QUICK)
+        download(wanted("train.zip", "list.csv.zip"), tmp_path / "raw", here, QUICK)
     assert not server.log, "the rest is not fetched from Kaggle in silence"
 
 
@@ -509,14 +583,25 @@ def test_a_data_folder_that_is_no_folder(server: KaggleServer, tmp_path: Path) -
     assert run.stderr.startswith("error: PIPELINE_DATA: found '/no/such/folder'")
 
 
-def test_the_sample_is_drawn_once(tmp_path: Path) -> None:
+def test_the_sample_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = []
+
+    def write_archives(*arguments: Any) -> None:
+        workers.append(arguments[-1])
+        draw(*arguments)
+
+    draw = sample_cars.write_archives
     section = params.Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
     out = tmp_path / "raw"
-    paths = download(section, out, None, 1, QUICK)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(os, "cpu_count", lambda: 4096)
+    monkeypatch.setattr(sample_cars, "write_archives", write_archives)
+    paths = download(section, out, None, QUICK)
+    assert workers == [1], "one process a core that this process may use"
     assert {"train.zip", "train_masks.zip", "test.zip"} <= {path.name for path in paths}
     before = {path: path.stat().st_mtime_ns for path in paths}
     started = time.monotonic()
-    assert download(section, out, None, 1, QUICK) == paths
+    assert download(section, out, None, QUICK) == paths
     assert time.monotonic() - started < 1
     assert {path: path.stat().st_mtime_ns for path in paths} == before
 
@@ -525,7 +610,7 @@ def test_the_sample_is_drawn_once(tmp_path: Path) -> None:
     content["settings"]["seed"] = 2  # as if drawn with another seed
     recorded.write_text(json.dumps(content))
     bytes_ = paths[0].read_bytes()
-    assert download(section, out, None, 1, QUICK) == paths
+    assert download(section, out, None, QUICK) == paths
     assert paths[0].stat().st_mtime_ns != before[paths[0]]
     assert paths[0].read_bytes() == bytes_, "the same settings draw the same bytes"
 

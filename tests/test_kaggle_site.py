@@ -34,7 +34,9 @@ def download(
 ) -> subprocess.CompletedProcess[str]:
     """Run the stage as a user does, in this home and with these variables."""
     content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
-    content["download"] = {"kind": "competition", "slug": COMPETITION, "files": ["train.zip"]}
+    content["download"] = {
+        "kind": "competition", "slug": COMPETITION, "files": ["train.zip"], "optional_files": [],
+    }  # fmt: skip
     (home / "recipe.yaml").write_text(yaml.safe_dump(content))
     return subprocess.run(
         [sys.executable, "-m", "pipeline.download", home / "recipe.yaml", "--out", home / "raw"],

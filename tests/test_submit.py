@@ -1,6 +1,7 @@
 """Submitting to a Kaggle on 127.0.0.1, through the real client: once, and with the score."""
 
 import dataclasses
+import datetime
 import gzip
 import hashlib
 import os
@@ -31,11 +32,19 @@ FILE = Path("submissions/tiny/submit.csv.gz")
 NAMES = ("aaa_01", "aaa_02")
 DVC_YAML = """
 stages:
+  train:
+    matrix: {recipe: "${recipes}", fold: [0, 1]}
+    cmd: mkdir -p runs/${item.recipe} && touch runs/${item.recipe}/${item.fold}.pt
+    params:
+      - recipes/${item.recipe}.yaml: [train]
+    outs:
+      - runs/${item.recipe}/${item.fold}.pt
   predict:
     matrix: {recipe: "${recipes}"}
     cmd: mkdir -p submissions/${item.recipe} && cp model submissions/${item.recipe}/submit.csv.gz
     deps:
       - model
+      - runs/${item.recipe}
     outs:
       - submissions/${item.recipe}/submit.csv.gz
 """
@@ -46,7 +55,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose stage `predict` has run: two test images of 4x6 pixels."""
     project = tmp_path_factory.mktemp("project")
     recipe = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
-    recipe["download"] = {"kind": "competition", "slug": COMPETITION, "files": ["test.zip"]}
+    recipe["download"] = {
+        "kind": "competition", "slug": COMPETITION, "files": ["test.zip"], "optional_files": [],
+    }  # fmt: skip
     (project / "data/tiny/raw").mkdir(parents=True)
     (project / "recipes").mkdir()
     (project / "eval/tiny").mkdir(parents=True)
@@ -66,7 +77,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project / "model").write_bytes(gzip.compress(text, mtime=0))
     (project / "params.yaml").write_text("recipes: [tiny]\n")
     (project / "dvc.yaml").write_text(DVC_YAML)
-    (project / ".gitignore").write_text("/data\n/eval\n/work\n/submissions/*\n!/submissions/*.csv")
+    (project / ".gitignore").write_text(
+        "/data\n/eval\n/runs\n/work\n/submissions/*\n!/submissions/*.csv"
+    )
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
     for command in (
         ("git", "init", "-q"), (dvc(), "init", "-q"), (dvc(), "repro", "-q"),
@@ -171,6 +184,20 @@ def test_a_ledger_is_shown_even_when_kaggle_cannot_be_asked(
     assert done.returncode == 1 and "first try" in done.stdout and "401 (No)" in done.stderr
 
 
+def test_a_recipe_that_is_gone(server: KaggleServer, project: Path) -> None:
+    """Its rows stay as they are; the others are looked up."""
+    gone = dataclasses.replace(row(), recipe="gone", sha256="1" * 64, ref="7", status="PENDING")
+    ledger.put(submit.LEDGER, gone)
+    send(wait=False)
+    done = run("--list")
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert "gone: its open submissions are not looked up: recipes/gone.yaml: no" in done.stderr
+    assert [(entry.recipe, entry.status) for entry in read()] == [
+        ("gone", "PENDING"), ("tiny", "COMPLETE"),
+    ]  # fmt: skip
+    assert done.stdout.splitlines()[1].split()[1] == "gone"
+
+
 def test_what_is_refused_before_kaggle_is_asked(server: KaggleServer, project: Path) -> None:
     assert "expected 'competition'" in run("sample", "-m", "x").stderr
     assert "recipes/nope.yaml: no such file" in run("nope", "-m", "x").stderr
@@ -199,6 +226,20 @@ def test_changed_by_hand_after_predict(server: KaggleServer, project: Path) -> N
     FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 5\naaa_02.jpg,\n", mtime=0))
     done = run("tiny", "-m", "x")
     assert done.returncode == 1 and f"{FILE}: modified" in done.stderr
+
+
+def test_a_training_that_was_not_run(server: KaggleServer, project: Path) -> None:
+    """Predict's own deps are as they were: the change is further up, told once for both folds."""
+    path = Path("recipes/tiny.yaml")
+    recipe = yaml.safe_load(path.read_text())
+    recipe["train"]["epochs"] += 1
+    path.write_text(yaml.safe_dump(recipe))
+    done = run("tiny", "-m", "x")
+    assert done.returncode == 1 and done.stderr == (
+        "error: predict@tiny is not up to date (recipes/tiny.yaml: train modified); run dvc repro "
+        "predict@tiny\n"
+    )
+    assert not server.log and not read()
 
 
 def test_the_commit_says_whether_the_tree_was_clean(project: Path) -> None:
@@ -313,25 +354,58 @@ def test_a_lost_reply_and_a_list_that_learns_late(server: KaggleServer, project:
     assert len(server.submissions) == 1
 
 
-def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, project: Path) -> None:
-    """The first run must not say that it worked; the second must not send again."""
-    server.api_faults["CreateSubmission"] = ["lost"]
+def hide_submissions(server: KaggleServer) -> None:
+    """The list shows nothing, until the faults are cleared."""
     server.api_faults["ListSubmissions"] = [lambda: (200, {"submissions": []}, {})] * 9999
-    with pytest.raises(UserError, match="did not confirm"):
+
+
+def grow_old(seconds: float) -> None:
+    """The ledger's row was asked for so long ago."""
+    (entry,) = read()
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+    ledger.put(submit.LEDGER, dataclasses.replace(entry, time=then.isoformat()))
+
+
+def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, project: Path) -> None:
+    """The first run must not say that it worked; no later one must send again."""
+    server.api_faults["CreateSubmission"] = ["lost"]
+    hide_submissions(server)
+    with pytest.raises(UserError, match="did not confirm .*does not list it yet: it may have it"):
         send()
-    assert [entry.status for entry in read()] == [ledger.UNCONFIRMED]
+    (asked,) = read()
+    assert asked.status == ledger.UNCONFIRMED
+    server.log.clear()
+    for age in (0, 590):
+        grow_old(age)
+        with pytest.raises(UserError, match="neither confirmed nor listed it; nothing was sent"):
+            send()
+    assert server.count("ListSubmissions") > 4, "it looks for a while, not once"
     server.api_faults.clear()
-    assert send().ref == "1000"
-    assert len(server.submissions) == 1 and len(read()) == 1
+    taken = submit.submit(COMPETITION, FILE, row("second try"), True, QUICK)
+    assert (taken.ref, taken.status, taken.message) == ("1000", "COMPLETE", "first try")
+    assert not server.count("Upload") and not server.count("CreateSubmission")
+    assert len(server.submissions) == 1 and read() == [taken]
 
 
 def test_a_request_that_never_arrived(server: KaggleServer, project: Path) -> None:
+    """Nothing tells it from a list that learns late, except time."""
     server.api_faults["CreateSubmission"] = ["drop"]
-    with pytest.raises(UserError, match="does not list it; run the same command again"):
+    for text in ("does not list it yet", "nothing was sent now"):
+        with pytest.raises(UserError, match=f"{text}.* anew only after ..:..:.. UTC"):
+            send()
+    assert server.count("POST CreateSubmission") == 1
+    grow_old(610)
+    entry = send()
+    assert entry.status == "COMPLETE" and ledger.moment(entry) > ledger.moment(row())
+    assert len(server.submissions) == 1 and read() == [entry]
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-01-02T03:04:05"])
+def test_a_time_that_is_none(server: KaggleServer, project: Path, time: str) -> None:
+    ledger.put(submit.LEDGER, dataclasses.replace(row(), time=time))
+    with pytest.raises(UserError, match=f"row of tiny, .*: found the time '{time}', expected"):
         send()
-    assert not server.submissions
-    assert send().status == "COMPLETE"
-    assert len(server.submissions) == 1 and len(read()) == 1
+    assert not server.count("Upload") and not server.submissions
 
 
 @pytest.mark.parametrize("code", [500, 503])
@@ -398,6 +472,35 @@ def test_two_at_once(server: KaggleServer, project: Path) -> None:
     ):
         send()
     assert not server.submissions
+
+
+def test_submitted_while_another_was_prepared(server: KaggleServer, project: Path) -> None:
+    """Both checks passed before the first was sent; the list does not know of it yet."""
+    submit.prepare("tiny", "one")
+    _, _, second = submit.prepare("tiny", "two")
+    send(wait=False)
+    hide_submissions(server)
+    with pytest.raises(UserError, match="were submitted on .* as 1000: PENDING.*nothing was sent"):
+        submit.submit(COMPETITION, FILE, second, False, QUICK)
+    assert len(server.submissions) == 1 and [entry.message for entry in read()] == ["first try"]
+
+
+def test_two_commands_at_once(server: KaggleServer, project: Path) -> None:
+    """Whoever comes second is refused, by the lock or by what the ledger then says."""
+    hide_submissions(server)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline.submit", "tiny", "-m", "x", "--no-wait"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    errors = "".join(process.communicate()[1] for process in processes)
+    assert sorted(process.returncode for process in processes) == [0, 1], errors
+    # DVC, too, lets in one at a time.
+    assert any(w in errors for w in ("another process", "were submitted on", "dvc status")), errors
+    assert server.count("POST CreateSubmission") == len(server.submissions) == len(read()) == 1
 
 
 def test_killed_between_question_and_answer(server: KaggleServer, project: Path) -> None:
