@@ -77,12 +77,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project / "model").write_bytes(gzip.compress(text, mtime=0))
     (project / "params.yaml").write_text("recipes: [tiny]\n")
     (project / "dvc.yaml").write_text(DVC_YAML)
+    (project / ".dvc").mkdir()  # with the project's own settings: `dvc init` would turn on reports
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, project / ".dvc")
     (project / ".gitignore").write_text(
         "/data\n/eval\n/runs\n/work\n/submissions/*\n!/submissions/*.csv"
     )
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
     for command in (
-        ("git", "init", "-q"), (dvc(), "init", "-q"), (dvc(), "repro", "-q"),
+        ("git", "init", "-q"), (dvc(), "repro", "-q"),
         ("git", "add", "-A"), (*git, "commit", "-qm", "first"),
     ):  # fmt: skip
         subprocess.run(command, cwd=project, check=True)
