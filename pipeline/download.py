@@ -24,12 +24,13 @@ from pipeline.errors import UserError, command
 from pipeline.files import only_process, write_text
 from pipeline.patience import Patience
 from pipeline.remote import Offer
+from pipeline.settings.data import Competition, Dataset, Synthetic
 
 _DATA = "PIPELINE_DATA"
 
 
 def download(
-    wanted: params.Synthetic | params.Competition | params.Dataset,
+    wanted: Synthetic | Competition | Dataset,
     out: Path,
     local: Path | None,
     patience: Patience,
@@ -48,7 +49,7 @@ def download(
     folder = out.with_name(f".download-{out.name}")
     out.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
-        if isinstance(wanted, params.Synthetic):
+        if isinstance(wanted, Synthetic):
             return _draw(wanted, out, folder)
         needed, optional = _origins(wanted)
         missing = [origin for origin in needed if not receipts.kept(folder, origin, out)]
@@ -61,9 +62,9 @@ def download(
         return [_stored(origin, out, folder) for origin in [*had, *needed]]
 
 
-def _origins(wanted: params.Competition | params.Dataset) -> tuple[list[str], list[str]]:
+def _origins(wanted: Competition | Dataset) -> tuple[list[str], list[str]]:
     """Where needed and optional files come from, written as paths in `$PIPELINE_DATA`."""
-    if isinstance(wanted, params.Dataset):
+    if isinstance(wanted, Dataset):
         return [f"datasets/{wanted.slug}/{wanted.slug.split('/')[1]}.zip"], []
     folder = f"competitions/{wanted.slug}"
     needed = [f"{folder}/{name}" for name in dict.fromkeys(wanted.files)]
@@ -180,7 +181,7 @@ def _offers(
     return account.files(slug, needed, extra)
 
 
-def _draw(wanted: params.Synthetic, out: Path, folder: Path) -> list[Path]:
+def _draw(wanted: Synthetic, out: Path, folder: Path) -> list[Path]:
     """Draw the sample unless it is here, drawn with these settings by this code."""
     from pipeline.sources import sample_cars  # cv2: a download of archives starts without
 

@@ -21,6 +21,7 @@ from pipeline.errors import UserError, command
 from pipeline.files import only_process
 from pipeline.ledger import Row
 from pipeline.patience import Patience
+from pipeline.settings.data import Competition
 
 LEDGER = Path("submissions/ledger.csv")
 
@@ -97,7 +98,7 @@ def _slugs(names: set[str]) -> dict[str, str]:
 def _slug(name: str) -> str:
     """The competition a recipe is for."""
     recipe = params.load(Path("recipes", f"{name}.yaml"))
-    if not isinstance(recipe.download, params.Competition):
+    if not isinstance(recipe.download, Competition):
         raise UserError(
             f"recipes/{name}.yaml: download.kind: found {recipe.download.kind!r}, expected "
             "'competition': only a competition takes submissions"

@@ -30,6 +30,8 @@ from pipeline.images import decode_mask
 from pipeline.inference import full_resolution, stream
 from pipeline.loss import Terms, bce_dice
 from pipeline.samples import Sample
+from pipeline.settings.runtime import Runtime
+from pipeline.settings.training import Train
 
 
 def train(
@@ -37,8 +39,8 @@ def train(
     dataset: TrainingSet,
     held_out: Sequence[Sample],
     archives: Archives,
-    settings: params.Train,
-    runtime: params.Runtime,
+    settings: Train,
+    runtime: Runtime,
     fabric: Fabric,
     last: Path,
 ) -> checkpoint.Progress:
@@ -118,7 +120,7 @@ def _mean_dice(
     description: model.Description,
     rows: Sequence[Sample],
     archives: Archives,
-    runtime: params.Runtime,
+    runtime: Runtime,
     fabric: Fabric,
 ) -> float:
     """The competition's score of the held-out rows at threshold 0.5 and full resolution."""
@@ -157,7 +159,7 @@ def _finite(terms: Terms, title: str) -> float:
     return loss
 
 
-def _describe(settings: params.Train, fold: int) -> model.Description:
+def _describe(settings: Train, fold: int) -> model.Description:
     return model.Description(
         architecture=settings.model.architecture,
         encoder=settings.model.encoder,

@@ -34,6 +34,7 @@ from pipeline import crc32c, disk, kaggle_site, params, receipts, transfer
 from pipeline.download import download
 from pipeline.errors import UserError
 from pipeline.patience import Patience
+from pipeline.settings.data import Competition, Dataset, Synthetic
 from pipeline.sources import sample_cars
 
 ROOT = Path(__file__).parent.parent
@@ -52,8 +53,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
         yield server
 
 
-def wanted(*files: str) -> params.Competition:
-    return params.Competition(kind="competition", slug=COMPETITION, files=files, optional_files=())
+def wanted(*files: str) -> Competition:
+    return Competition(kind="competition", slug=COMPETITION, files=files, optional_files=())
 
 
 def fetch(out: Path, *files: str, patience: Patience = QUICK) -> list[Path]:
@@ -187,7 +188,7 @@ def test_optional_files_that_are_here_already(server: KaggleServer, tmp_path: Pa
 
 def test_a_whole_data_set(server: KaggleServer, tmp_path: Path) -> None:
     server.datasets["owner/some-set"] = Blob(DATA)
-    section = params.Dataset(kind="dataset", slug="owner/some-set")
+    section = Dataset(kind="dataset", slug="owner/some-set")
     (path,) = download(section, tmp_path / "raw", None, QUICK)
     assert path.name == "some-set.zip" and path.read_bytes() == DATA
 
@@ -515,7 +516,7 @@ def test_disk_too_small_to_begin(server: KaggleServer, tmp_path: Path) -> None:
 def test_unknown_file_and_competition(server: KaggleServer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'tran.zip', expected one of list.csv.zip, train.zip"):
         fetch(tmp_path / "raw", "tran.zip")
-    section = params.Competition(
+    section = Competition(
         kind="competition", slug="no-such", files=("train.zip",), optional_files=()
     )
     with pytest.raises(UserError, match="no-such: Kaggle answered 404 .*download.slug"):
@@ -591,7 +592,7 @@ def test_the_sample_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         draw(*arguments)
 
     draw = sample_cars.write_archives
-    section = params.Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
+    section = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
     out = tmp_path / "raw"
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setattr(os, "cpu_count", lambda: 4096)
@@ -632,7 +633,7 @@ def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) ->
 def test_dvc_repro_killed_and_resumed(server: KaggleServer, tmp_path: Path) -> None:
     """`recipes: [carvana]` on the real archives, from Kaggle, killed half-way; then split runs."""
     section = params.load(ROOT / "recipes/carvana.yaml").download
-    assert isinstance(section, params.Competition)
+    assert isinstance(section, Competition)
     server.competitions[COMPETITION] = {name: Blob(REAL / name) for name in section.files}
     clone = cloned(tmp_path)
     command = [str(Path(sys.executable).with_name("dvc")), "repro", "split"]

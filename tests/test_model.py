@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import model, params
+from pipeline import model
 from pipeline.errors import UserError
+from pipeline.settings.network import Model
 
 TINY = model.Description(
     architecture="Unet",
@@ -65,7 +66,7 @@ def test_a_checkpoint_describes_itself(network: model.Segmenter, tmp_path: Path)
 
 @pytest.mark.parametrize("architecture", ["Unet", "UnetPlusPlus", "MAnet"])
 def test_every_architecture_takes_its_decoder_channels(architecture: str) -> None:
-    allowed = params.Model.model_fields["architecture"].annotation
+    allowed = Model.model_fields["architecture"].annotation
     assert architecture in typing.get_args(allowed) and len(typing.get_args(allowed)) == 3
     description = dataclasses.replace(TINY, architecture=architecture)
     wider = dataclasses.replace(description, decoder_channels=(32, 16, 16, 8, 8))

@@ -6,6 +6,7 @@ from conftest import ROOT, write_yaml
 
 from pipeline import params
 from pipeline.errors import UserError
+from pipeline.settings.base import Section
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -38,9 +39,13 @@ def test_recipes_are_frozen() -> None:
 
 def test_no_value_has_a_default() -> None:
     """A default in code could change a result without a trace in the YAML."""
-    for section in vars(params).values():
-        if isinstance(section, type) and issubclass(section, params.Section):
-            assert all(field.is_required() for field in section.model_fields.values()), section
+    for section in all_sections(Section):
+        assert all(field.is_required() for field in section.model_fields.values()), section
+
+
+def all_sections(base: type[Section]) -> list[type[Section]]:
+    found = base.__subclasses__()
+    return found + [deeper for section in found for deeper in all_sections(section)]
 
 
 def test_every_key_is_needed(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The schema of `recipes/<name>.yaml`: one module per group of sections, no defaults."""

@@ -1,0 +1,29 @@
+"""What is made of the trained networks: sections `validate`, `tune` and `predict`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import Count, Section, Seed
+
+
+class Validate(Section):
+    """How probabilities are made, out of fold and for the test set alike."""
+
+    tta: Literal["none", "hflip"]
+    worst: Annotated[int, Field(ge=0)]  # overlays of the lowest Dice kept per fold
+
+
+class Tune(Section):
+    """How the threshold is chosen."""
+
+    threshold: Literal["auto"] | Annotated[float, Field(ge=1 / 256, lt=1)]
+    bootstrap: Count  # resamples of cars for the interval
+    seed: Seed
+
+
+class Predict(Section):
+    """What becomes of an image that cannot be read, and how hard to compress."""
+
+    on_bad_image: Literal["fail", "empty"]
+    compression: Annotated[int, Field(ge=0, le=3)]  # isal level

@@ -1,0 +1,19 @@
+"""The machine: section `runtime`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import Count, NotNegative, Section
+
+
+class Runtime(Section):
+    """The machine. Never tracked: nothing here changes a result beyond rounding."""
+
+    accelerator: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    workers: Annotated[int, Field(ge=0)]  # that decode, at most one a core; 0: the main process
+    threads: Annotated[int, Field(ge=0)]  # of torch on the CPU; 0: torch decides
+    cache: Literal["none", "ram"]  # decoded training images at network size
+    batch_size: Count  # of validation and prediction
+    checkpoint_seconds: NotNegative  # at least so long between two checkpoints of a training
