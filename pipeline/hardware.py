@@ -12,17 +12,24 @@ from pipeline.errors import UserError
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
-def launch(accelerator: str, precision: Precision, threads: int) -> Fabric:
-    """Make a Fabric for one device.
+def launch(
+    accelerator: str, precision: Precision, threads: int, devices: int, nodes: int
+) -> Fabric:
+    """Make a Fabric, and with several devices its other processes too.
+
+    With several devices the command starts itself again for each of the others, so this comes
+    before anything that only one process may do.
 
     Args:
         accelerator: `auto` (a GPU if there is one), `cpu` or `cuda`.
         precision: `auto` takes bfloat16 where the hardware computes in it, else float16 on a
             GPU and float32 on a CPU.
-        threads: of torch on the CPU; 0 leaves the choice to torch.
+        threads: of torch on the CPU, in each process; 0 leaves the choice to torch.
+        devices: GPUs, or processes on the CPU, on each machine.
+        nodes: machines; several are started by torchrun or SLURM, which say which is which.
 
     Raises:
-        UserError: a GPU is asked for and there is none, or float16 on a CPU.
+        UserError: more GPUs are asked for than there are, or float16 on a CPU.
     """
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,6 +37,11 @@ def launch(accelerator: str, precision: Precision, threads: int) -> Fabric:
         raise UserError(
             "runtime.accelerator: found cuda, but torch sees no GPU; check the driver with "
             "nvidia-smi, or set it to auto or cpu"
+        )
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(
+            f"runtime.devices: found {devices}, but torch sees {torch.cuda.device_count()} GPUs; "
+            f"lower it, or check CUDA_VISIBLE_DEVICES"
         )
     if accelerator == "cpu" and precision == "16-mixed":
         raise UserError(
@@ -41,7 +53,14 @@ def launch(accelerator: str, precision: Precision, threads: int) -> Fabric:
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         torch.backends.cudnn.benchmark = True
     chosen = _best_precision(accelerator) if precision == "auto" else precision
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=chosen)
+    several = devices * nodes > 1
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
+        precision=chosen,
+    )
     fabric.launch()
     return fabric
 

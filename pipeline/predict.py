@@ -91,7 +91,7 @@ def main() -> None:
     sample_submission = submission.find_sample(args.raw)
 
     models = _load_models(args.runs, folds)
-    fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads)
+    fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     wrapped = [fabric.setup_module(network).eval() for network in models]
     description = models[0].description
     predictions = stream(

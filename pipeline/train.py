@@ -217,7 +217,9 @@ def main() -> None:
         last = (
             work / checkpoint.key(settings.model_dump_json(), [args.samples], args.raw) / "last.pt"
         )
-        fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads)
+        fabric = hardware.launch(
+            runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
+        )
         fabric.seed_everything(settings.seed, verbose=False)
         network = model.build(_describe(settings, args.fold), settings.model.weights)
         print(

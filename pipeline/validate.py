@@ -87,7 +87,7 @@ def main() -> None:
             f"{args.model}: trained without fold {description.fold}, expected fold {args.fold}; "
             f"its score on this fold would not be out-of-fold"
         )
-    fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads)
+    fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     wrapped = fabric.setup_module(network).eval()
     archives = Archives(args.raw)
     rows = samples.held_out(samples.read(args.samples), args.fold)

@@ -32,7 +32,7 @@ def load_recipe(folder: Path, **changes: object) -> params.Recipe:
 def run(archives: Archives, recipe: params.Recipe, last: Path) -> checkpoint.Progress:
     rows = split(carvana.read_entries(archives), archives, folds=2, seed=0)
     settings = recipe.train
-    fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads)
+    fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads, 1, 1)
     fabric.seed_everything(settings.seed, verbose=False)
     network = model.build(train._describe(settings, 0), "none")
     augment = Augmentation(**settings.augment.model_dump())
@@ -114,4 +114,4 @@ def test_hardware_that_is_not_there_is_named(accelerator: str, precision: str, s
     if accelerator == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=said):
-        hardware.launch(accelerator, precision, 0)  # type: ignore[arg-type]
+        hardware.launch(accelerator, precision, 0, 1, 1)  # type: ignore[arg-type]
