@@ -1,16 +1,17 @@
 """What a training run needs to go on after it was stopped."""
 
 import dataclasses
-import hashlib
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline import fingerprint
 from pipeline.files import written_whole
+
+key = fingerprint.key  # of the folder for checkpoints
 
 
 @dataclasses.dataclass
@@ -49,29 +50,3 @@ def resume(path: Path, parts: Mapping[str, Any]) -> Progress:
     progress = Progress(**content["progress"])
     print(f"going on after epoch {progress.epoch} from {path}", flush=True)
     return progress
-
-
-def key(settings: str, files: Iterable[Path], archives: Path) -> str:
-    """A name that changes with whatever the weights depend on: a folder for the checkpoint.
-
-    Args:
-        settings: all that was set, as text.
-        files: read whole, like `samples.csv`.
-        archives: a folder whose files count by name, size and time of change.
-
-    The sources of all loaded modules of this project count too.
-    """
-    digest = hashlib.sha256(settings.encode())
-    for path in [*files, *_loaded_sources()]:
-        digest.update(path.read_bytes())
-    for path in sorted(archives.iterdir()):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:12]
-
-
-def _loaded_sources() -> list[Path]:
-    """Files of this package's modules in memory, the running command's among them."""
-    package = Path(__file__).parent
-    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(path for path in map(Path, filter(None, names)) if path.is_relative_to(package))

@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import ImageSet, Shuffle, TrainingSet, collate
+from pipeline.dataset import Shuffle, TrainingSet
 from pipeline.images import soft_target
 from pipeline.samples import Sample
 from pipeline.sources import carvana
@@ -85,13 +84,3 @@ def test_epochs_differ_and_repeat_by_seed() -> None:
 
 def test_fewer_rows_than_a_batch_make_one_batch() -> None:
     assert [len(batch) for batch in Shuffle(2, 8, seed=1)] == [2]
-
-
-def test_an_unreadable_image_is_reported_not_raised(rows, archives, raw: Path) -> None:
-    (raw / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
-    bad = [rows[0], dataclasses.replace(rows[1], image="bad.jpg")]
-    indices, images, errors = collate([ImageSet(bad, archives, SIZE, "area")[i] for i in (0, 1)])
-    assert indices == [0, 1]
-    assert images.shape == (2, *SIZE, 3) and images.dtype == torch.uint8
-    assert errors[0] == "" and errors[1].startswith("bad.jpg: ")
-    assert images[1].max() == 0

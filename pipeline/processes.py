@@ -1,0 +1,43 @@
+"""Several processes of one command, started by Fabric: who decides, and who ends when."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from lightning_fabric import Fabric
+
+from pipeline.errors import UserError
+
+T = TypeVar("T")
+
+
+def agreed(fabric: Fabric, decide: Callable[[], T]) -> T:
+    """What the first process decides, in all of them; where it cannot, all end.
+
+    Raises:
+        UserError: in the first process, what `decide` raised; the others end without a word.
+    """
+    if fabric.global_rank == 0:
+        try:
+            decision = decide()
+        except UserError:
+            fabric.broadcast(None)
+            raise
+        return fabric.broadcast(decision)
+    decision_or_none: T | None = fabric.broadcast(None)
+    if decision_or_none is None:
+        sys.exit(1)
+    return decision_or_none
+
+
+def while_parent_lives(items: Iterator[T]) -> Iterator[T]:
+    """Yield `items`, but end the process when the one that started it has died.
+
+    Nobody would put together what a process makes whose leader is gone.
+    """
+    parent = os.getppid()
+    for item in items:
+        if os.getppid() != parent:
+            sys.exit("error: the process that started this one has ended; run the command again")
+        yield item
