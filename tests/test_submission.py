@@ -26,7 +26,7 @@ def write(path, rows=ROWS, level=2):
         member = Member(file)
         member.add(f"{submission.HEADER}\n".encode(), level)
         rows = iter(rows)
-        while some := list(itertools.islice(rows, 1000)):
+        while some := list(itertools.islice(rows, 100)):
             member.add("".join(f"{name},{text}\n" for name, text in some).encode(), level)
         member.end()
     return path
