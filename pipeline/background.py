@@ -1,14 +1,14 @@
 """A generator that works ahead in a thread of its own."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
+def ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """Yield what `items` yields, in order, while it makes up to `depth` further ones.
 
     What `items` raises is raised here. When this generator is closed, so is `items`, once it

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from pipeline.chunks import TABLE_HEADER, Chunk, Chunks, Told
 from pipeline.errors import UserError, command
 from pipeline.images import BadImageError
 from pipeline.mask_stream import Masks, masks
-from pipeline.processes import agreed, while_parent_lives
+from pipeline.processes import agreed, wait_for_all, while_parent_lives
 from pipeline.samples import Sample
 from pipeline.waits import Waits
 
@@ -37,6 +37,7 @@ def predict(
     odd: dict[str, str],
     on_bad_image: str,
     level: int,
+    advance: Callable[[int], object],
 ) -> None:
     """Write the chunks `numbers` of a submission, as their masks come.
 
@@ -45,6 +46,7 @@ def predict(
         odd: what is wrong with images of a wrong size, by sample_id.
         on_bad_image: `fail`, or `empty` to write an empty mask for a bad image.
         level: of compression.
+        advance: told the number of images after each batch.
 
     Raises:
         BadImageError: an image is bad and `on_bad_image` is `fail`.
@@ -56,6 +58,7 @@ def predict(
                 batch = next(batches)
                 rest -= len(batch.rows)
                 _write(chunk, batch, odd, on_bad_image)
+                advance(len(batch.rows))
 
 
 def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], on_bad_image: str) -> None:
@@ -102,13 +105,6 @@ def _read_threshold(path: Path) -> float:
         return float(json.loads(path.read_text())["threshold"])
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: no threshold ({error!r}); run the tune stage first") from None
-
-
-def _progress(batches: Iterator[Masks], total: int, shown: bool) -> Iterator[Masks]:
-    with tqdm(total=total, desc="predict", unit="img", disable=not shown) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch.rows))
 
 
 def _publish(
@@ -192,13 +188,16 @@ def main() -> None:
             description.size, description.resize, tta, threshold, fabric, runtime.batch_size,
             workers, waits,
         )  # fmt: skip
-        batches = while_parent_lives(waits.each("masks", ahead(stream, AHEAD)))
-        odd = samples.odd_sizes(rows)
+        batches = stack.enter_context(contextlib.closing(ahead(stream, AHEAD)))
+        bar = stack.enter_context(
+            tqdm(total=len(some), desc="predict", unit="img", disable=not leads)
+        )
         predict(
-            _progress(batches, len(some), leads), chunks, mine, odd, settings.on_bad_image,
-            settings.compression,
+            while_parent_lives(waits.each("masks", batches)), chunks, mine,
+            samples.odd_sizes(rows), settings.on_bad_image, settings.compression, bar.update,
         )  # fmt: skip
-        fabric.barrier()
+        bar.close()
+        wait_for_all(fabric)
         if leads:
             values = figures.measure(waits, len(chunks.samples(missing)), workers)
             summary, errors = _publish(chunks, folder, sample, rows, args.out, settings.compression)

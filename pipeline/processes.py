@@ -41,3 +41,18 @@ def while_parent_lives(items: Iterator[T]) -> Iterator[T]:
         if os.getppid() != parent:
             sys.exit("error: the process that started this one has ended; run the command again")
         yield item
+
+
+def wait_for_all(fabric: Fabric) -> None:
+    """Return when every process has come here.
+
+    Raises:
+        UserError: one has died on the way.
+    """
+    try:
+        fabric.barrier()
+    except RuntimeError as error:  # what torch's backends raise when a peer is gone
+        raise UserError(
+            f"another process of this run has ended ({str(error).splitlines()[0][:80]}); put "
+            f"right what it says above, if it does, and run the command again"
+        ) from None

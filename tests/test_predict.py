@@ -1,5 +1,8 @@
 """The stage `predict`: kills, bad inputs, full disks, several processes; never a short file."""
 
+import contextlib
+import csv
+import dataclasses
 import json
 import os
 import random
@@ -7,15 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from conftest import ROOT, jpeg, tiny_image, tiny_mask, tiny_recipe, write_yaml
 
-from pipeline import model, samples, submission
+from pipeline import files, model, rle, samples, submission
 from pipeline.samples import Sample
 
 IMAGES = [f"{car:012x}_{view:02d}" for car in range(6) for view in range(1, 5)]
@@ -164,3 +170,176 @@ def test_twenty_kills_change_no_byte_and_repeat_no_chunk(project: Project) -> No
             assert project.figures()["predicted_now"] == len(IMAGES) - CHUNK * len(before)
         assert not list((project.folder / "work").iterdir())
     assert survived, "no kill came after a chunk"
+
+
+def refused(outcome: tuple[int, str, float], *said: str) -> None:
+    status, printed, _ = outcome
+    assert status == 1 and "Traceback" not in printed, printed
+    last = printed.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith("error: "), printed
+    for words in said:
+        assert words in last
+
+
+def test_a_corrupt_image_ends_the_run_and_a_whole_one_lets_it_go_on(project: Project) -> None:
+    bad = IMAGES[9]
+    project.replace(bad, picture(bad)[:-300])
+    refused(project.run(), f"{bad}.jpg", "cut short", "predict.on_bad_image")
+    assert not (project.folder / "out").exists()
+    assert len(project.complete()) == 2, "the chunks before it are kept"
+    project.replace(bad, picture(bad))
+    status, printed, _ = project.run()
+    assert status == 0, printed
+
+
+def test_bad_images_may_be_left_empty(project: Project) -> None:
+    cut, large = IMAGES[5], IMAGES[16]
+    project.replace(cut, picture(cut)[:-300])
+    table = [
+        dataclasses.replace(row, height=63) if row.sample_id == large else row
+        for row in rows(IMAGES)
+    ]
+    samples.write(project.folder / "samples.csv", table)
+    refused(project.run(), f"{cut}.jpg")
+    project.recipe(predict={"on_bad_image": "empty"})
+    status, printed, _ = project.run()
+    assert status == 0, printed
+    assert "2 bad images" in printed and f"left empty: test.zip!test/{cut}.jpg" in printed
+    assert f"left empty: test.zip!test/{large}.jpg: found 63x96" in printed
+    assert (project.figures()["bad_images"], project.figures()["images"]) == (2, len(IMAGES))
+    found = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    assert [name for name in IMAGES if f"{name}.jpg" in found] == IMAGES
+    assert found[f"{cut}.jpg"] == found[f"{large}.jpg"] == ""
+    told = {row["img"]: row for row in image_table(project)}
+    assert told[f"{cut}.jpg"]["foreground"] == told[f"{large}.jpg"]["foreground"] == "0"
+    assert "cut short" in told[f"{cut}.jpg"]["error"]
+    assert [row["img"] for row in image_table(project) if row["error"]] == [
+        f"{cut}.jpg", f"{large}.jpg",
+    ]  # fmt: skip
+
+
+def image_table(project: Project) -> list[dict[str, str]]:
+    with (project.folder / "out/images.csv").open() as stream:
+        assert stream.readline() == "img,foreground,disagreement,error\n"
+        stream.seek(0)
+        return list(csv.DictReader(stream))
+
+
+def test_the_image_table_tells_area_and_disagreement(project: Project) -> None:
+    status, printed, _ = project.run()
+    assert status == 0, printed
+    found = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    table = image_table(project)
+    assert [row["img"] for row in table] == [f"{name}.jpg" for name in IMAGES]
+    for row in table:
+        assert int(row["foreground"]) == rle.check(found[row["img"]], 64, 96)
+    assert any(0 < float(row["disagreement"]) <= 1 for row in table)
+    write_yaml(project.folder / "params.yaml", {"recipes": ["recipe"], "folds": [1]})
+    assert project.run()[0] == 0
+    assert {float(row["disagreement"]) for row in image_table(project)} == {0.0}
+
+
+def test_workers_change_no_byte_and_batches_few_pixels(project: Project) -> None:
+    results, masks = [], []
+    for workers, batch, chunk in ((1, 2, 4), (0, 2, 4), (2, 2, 4), (2, 3, 6), (2, 2, 100)):
+        project.recipe(runtime={"workers": workers, "batch_size": batch})
+        status, printed, _ = project.run(chunk=chunk)
+        assert status == 0, printed
+        results.append(project.results())
+        masks.append(masks_of(project))
+    assert results[0] == results[1] == results[2]
+    for found in masks[3:]:
+        assert np.count_nonzero(found != masks[0]) <= 2 * len(IMAGES)
+
+
+def masks_of(project: Project) -> npt.NDArray[np.bool_]:
+    rows = submission.read_rows(project.folder / "out/submit.csv.gz")
+    return np.stack([rle.decode(text, 64, 96) for _, text in rows])
+
+
+def test_an_unreadable_archive_is_named(project: Project) -> None:
+    path = project.folder / "raw/test.zip"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    refused(project.run(), "raw/test.zip", "no whole zip file")
+    path.unlink()
+    path.mkdir()
+    refused(project.run(), "raw/test.zip", "not readable")
+    path.rmdir()
+    refused(project.run(), "raw/test.zip", "missing")
+    path.write_bytes(whole)
+    assert project.run()[0] == 0
+
+
+def test_a_full_disk_is_named_and_nothing_short_is_left(project: Project) -> None:
+    work = project.folder / "work"
+    work.mkdir()
+    with small_disk(work) as free:
+        outcome = project.run()
+        refused(outcome, "No space left on device", "free some space")
+        assert not (project.folder / "out/submit.csv.gz").exists()
+        free()
+        status, printed, _ = project.run()
+        assert status == 0, printed
+    assert len(list(submission.read_rows(project.folder / "out/submit.csv.gz"))) == len(IMAGES)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
+    """A file system of 256 kB, full but for some chunks; what is yielded frees it."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes the rights of root")
+    try:
+        ballast = folder / "ballast"
+        ballast.write_bytes(bytes(232 << 10))
+        yield ballast.unlink
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_second_process_is_refused(project: Project) -> None:
+    with files.only_process(project.folder / "work/predict"):
+        refused(project.run(), "another process is working here")
+
+
+def test_no_test_images_make_no_submission(project: Project) -> None:
+    training = Sample("a", "train", "a", "train.zip!a.jpg", "m.zip!a.gif", 0, 64, 96, 0.1)
+    samples.write(project.folder / "samples.csv", [training])
+    status, printed, _ = project.run()
+    assert status == 0 and "no test images" in printed, printed
+    assert os.listdir(project.folder / "out") == ["images.csv"]
+    assert image_table(project) == [] and project.figures() == {"images": 0}
+
+
+def command(project: Project) -> subprocess.Popen[str]:
+    """The stage in two processes."""
+    project.recipe(runtime={"devices": 2})
+    return subprocess.Popen(
+        [sys.executable, ROOT / "tests/small_chunks.py", *ARGUMENTS], cwd=project.folder,
+        text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_a_killed_process_ends_the_run_and_a_rerun_makes_the_bytes_of_one(project: Project) -> None:
+    with command(project) as process:
+        while not project.complete():
+            time.sleep(0.002)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        _, printed = process.communicate()
+    assert process.returncode != 0
+    assert "another process of this run has ended" in printed or "with code -9" in printed
+    assert not (project.folder / "out").exists()
+    kept = len(project.complete())
+    assert 0 < kept < len(IMAGES) // CHUNK
+    with command(project) as process:
+        _, printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert project.figures()["predicted_now"] == len(IMAGES) - CHUNK * kept
+    together = project.results()
+    project.recipe()
+    status, printed, _ = project.run()
+    assert status == 0, printed
+    assert project.results() == together
