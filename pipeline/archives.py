@@ -5,6 +5,7 @@ A reference names one file: `train.zip!train/car_01.jpg` is a member of an archi
 """
 
 import os
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,16 +26,20 @@ class Archives:
     Archives are opened at their first use and stay open: listing the 100,064 members of
     Carvana's test set takes half a second. Every process opens its own, whether it got this
     object pickled or by a fork, because a shared file offset would mix up their reads.
-    Reading is thread-safe (zipfile locks).
+    Threads may read at once: one opens an archive for all, and zipfile locks each read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._open: dict[str, zipfile.ZipFile] = {}
         self._process = os.getpid()
+        self._opening = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_open": {}, "_process": 0}
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
 
     def members(self, archive: str) -> list[str]:
         """References of all files in one archive, in its order, macOS resource forks left out.
@@ -86,10 +91,11 @@ class Archives:
 
     def _zip(self, archive: str) -> zipfile.ZipFile:
         if self._process != os.getpid():
-            self._open, self._process = {}, os.getpid()
-        if archive not in self._open:
-            self._open[archive] = _open_zip(self.folder / archive)
-        return self._open[archive]
+            self.__init__(self.folder)  # type: ignore[misc]
+        with self._opening:
+            if archive not in self._open:
+                self._open[archive] = _open_zip(self.folder / archive)
+            return self._open[archive]
 
 
 def base_name(reference: str) -> str:
@@ -115,4 +121,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise UserError(
             f"{path}: {path.stat().st_size} bytes that are no whole zip file ({error}); "
             f"delete it and run the download stage again"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: not readable ({error.strerror}); put that right, or delete it and run "
+            f"the download stage again"
         ) from None

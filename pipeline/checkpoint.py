@@ -1,10 +1,8 @@
 """What a training run needs to go on after it was stopped."""
 
 import dataclasses
-import hashlib
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -128,29 +126,3 @@ def _set_random_state(state: list[torch.Tensor]) -> None:
     torch.set_rng_state(state[0])
     if len(state) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(state[1])
-
-
-def key(settings: str, files: Iterable[Path], archives: Path) -> str:
-    """A name that changes with whatever the weights depend on: a folder for the checkpoint.
-
-    Args:
-        settings: all that was set, as text.
-        files: read whole, like `samples.csv`.
-        archives: a folder whose files count by name, size and time of change.
-
-    The sources of all loaded modules of this project count too.
-    """
-    digest = hashlib.sha256(settings.encode())
-    for path in [*files, *_loaded_sources()]:
-        digest.update(path.read_bytes())
-    for path in sorted(archives.iterdir()):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:12]
-
-
-def _loaded_sources() -> list[Path]:
-    """Files of this package's modules in memory, the running command's among them."""
-    package = Path(__file__).parent
-    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(path for path in map(Path, filter(None, names)) if path.is_relative_to(package))

@@ -5,23 +5,16 @@ to move, and normalising there costs nothing beside the network.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.archives import Archives, DamagedMemberError
+from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.images import (
-    BadImageError,
-    Size,
-    decode_image,
-    decode_mask,
-    resize_image,
-    soft_target,
-)
+from pipeline.images import Size, decode_image, decode_mask, resize_image, soft_target
 from pipeline.samples import Sample
 
 UInt8 = npt.NDArray[np.uint8]
@@ -145,41 +138,3 @@ def load_batches(
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # else each epoch takes a number from the network's
     )
-
-
-class Decoded(NamedTuple):
-    """One image for inference: `image` is black and `error` says why if it did not decode."""
-
-    position: int  # of its row
-    image: UInt8
-    error: str
-
-
-class ImageSet(Dataset[Decoded]):
-    """Images alone, in order, for inference."""
-
-    def __init__(
-        self, rows: Sequence[Sample], archives: Archives, size: Size, resize: Resize
-    ) -> None:
-        self._rows = rows
-        self._archives = archives
-        self._size = size
-        self._resize: Resize = resize
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Decoded:
-        """Image (H, W, 3) uint8 at network size."""
-        row = self._rows[index]
-        try:
-            image = decode_image(self._archives.read(row.image), row.size, row.image)
-        except (BadImageError, DamagedMemberError) as error:
-            return Decoded(index, np.zeros((*self._size, 3), np.uint8), str(error))
-        return Decoded(index, resize_image(image, self._size, self._resize), "")
-
-
-def collate(batch: Sequence[Decoded]) -> tuple[list[int], torch.Tensor, list[str]]:
-    """Positions, images (B, H, W, 3) uint8, errors."""
-    images = torch.from_numpy(np.stack([decoded.image for decoded in batch]))
-    return [decoded.position for decoded in batch], images, [decoded.error for decoded in batch]

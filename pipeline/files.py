@@ -1,9 +1,11 @@
 """Files that are either whole or not there, and folders one process works in at a time."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,9 +55,27 @@ def _sweep(path: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno in {28, 122}:  # ENOSPC, EDQUOT
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return UserError(f"{path}: {error.strerror}; free some space and run the command again")
     return error
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a whole file, flushed to disk, its final name in one step, on any file system."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with written_whole(target) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name too is to survive a power cut
+    finally:
+        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -89,14 +89,17 @@ def decode_mask(data: bytes, size: Size, name: str) -> UInt8:
     return mask
 
 
-def resize_image(image: UInt8, size: Size, method: Literal["linear", "area"]) -> UInt8:
-    """Resize an (H, W, 3) uint8 picture.
+def resize_image(
+    image: UInt8, size: Size, method: Literal["linear", "area"], out: UInt8 | None = None
+) -> UInt8:
+    """Resize an (H, W, 3) uint8 picture, into `out` if that is given.
 
     `area` averages all pixels; `linear` looks at four and costs a seventh, but aliases more
     the more the picture shrinks.
     """
     interpolation = cv2.INTER_AREA if method == "area" else cv2.INTER_LINEAR
-    return cv2.resize(image, size[::-1], interpolation=interpolation).astype(np.uint8, copy=False)
+    resized = cv2.resize(image, size[::-1], dst=out, interpolation=interpolation)
+    return resized.astype(np.uint8, copy=False)
 
 
 def soft_target(mask: UInt8, size: Size) -> UInt8:

@@ -10,10 +10,9 @@ import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from pipeline.archives import Archives
-from pipeline.dataset import ImageSet, Resize, collate
+from pipeline.decoding import Batch, Resize, decoded
 from pipeline.images import Size
 from pipeline.samples import Sample
 
@@ -50,17 +49,11 @@ def stream(
     Every image is read and decoded once, however many models there are. The models take
     (B, H, W, 3) uint8 and return logits (B, H, W); they must be in evaluation mode.
     """
-    loader = DataLoader(
-        ImageSet(rows, archives, size, resize),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=fabric.device.type == "cuda",
-    )
-    for indices, images, errors in loader:
-        maps = _probabilities(models, images.to(fabric.device, non_blocking=True), tta)
-        for index, probability, error in zip(indices, maps.cpu().numpy(), errors, strict=True):
-            yield Prediction(rows[index], probability, error)
+    pinned = fabric.device.type == "cuda"
+    for batch in decoded(rows, archives, size, resize, batch_size, workers, pinned):
+        maps = forward(batch, models, tta, fabric, 0.5).probability.cpu().numpy()
+        for row, probability, error in zip(batch.rows, maps, batch.errors, strict=True):
+            yield Prediction(row, probability, error)
 
 
 def full_resolution(probability: Float32, size: Size) -> Float32:
@@ -69,12 +62,39 @@ def full_resolution(probability: Float32, size: Size) -> Float32:
     return np.asarray(resized, dtype=np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Probabilities:
+    """What the models say of a batch, still on the device.
+
+    `probability` is float32 (B, h, w), the mean over models and flips. `disagreement` is
+    float32 (B,): the share of pixels on which the models, thresholded one by one after their
+    flips, do not all agree; 0 with one model.
+    """
+
+    probability: Tensor
+    disagreement: Tensor
+
+
 @torch.inference_mode()
-def _probabilities(models: Sequence[nn.Module], images: Tensor, tta: Tta) -> Tensor:
-    """Mean probability (B, h, w) float32 over models and flips of (B, h, w, 3) images."""
-    total = torch.zeros(images.shape[:3], device=images.device)
-    for model in models:
-        total += torch.sigmoid(model(images).float())
-        if tta == "hflip":
-            total += torch.sigmoid(model(images.flip(2)).float()).flip(2)
-    return total / (len(models) * (2 if tta == "hflip" else 1))
+def forward(
+    batch: Batch, models: Sequence[nn.Module], tta: Tta, fabric: Fabric, threshold: float
+) -> Probabilities:
+    """Run all models over a batch; on a GPU this returns before they are done."""
+    images = batch.images.to(fabric.device, non_blocking=True)
+    with fabric.autocast():
+        each = [_probability(model, images, tta) for model in models]
+        total = torch.zeros_like(each[0])
+        agreed = each[0] >= threshold
+        differs = torch.zeros_like(agreed)
+        for probability in each:
+            total += probability
+            differs |= agreed != (probability >= threshold)
+        return Probabilities(total / len(models), differs.float().mean(dim=(1, 2)))
+
+
+def _probability(model: nn.Module, images: Tensor, tta: Tta) -> Tensor:
+    """Probability (B, h, w) float32 of (B, h, w, 3) images, the mean over flips."""
+    probability = torch.sigmoid(model(images).float())
+    if tta == "none":
+        return probability
+    return (probability + torch.sigmoid(model(images.flip(2)).float()).flip(2)) / 2

@@ -1,52 +1,88 @@
-"""Stage `predict`: every test image through every fold's network into `submit.csv.gz`."""
+"""Stage `predict`: every test image through every fold's network into `submit.csv.gz`.
+
+Threads decode, one thread drives the device, the main thread writes; each works a few batches
+ahead of the next and no further. Rows are kept in chunks: a run that was stopped goes on after
+its last whole chunk, and several processes share the chunks among them.
+"""
 
 import argparse
+import contextlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import files, hardware, model, params, rle, samples, submission
+from pipeline import csv_rows, figures, files, fingerprint, hardware, memory, model, params, samples
+from pipeline import submission as submissions
 from pipeline.archives import Archives, base_name
+from pipeline.background import ahead
+from pipeline.chunks import TABLE_HEADER, Chunk, Chunks, Told
 from pipeline.errors import UserError, command
 from pipeline.images import BadImageError
-from pipeline.inference import Prediction, full_resolution, stream
+from pipeline.mask_stream import Masks, masks
+from pipeline.processes import agreed, wait_for_all, while_parent_lives
+from pipeline.samples import Sample
+from pipeline.waits import Waits
+
+CHUNK = 512  # images, about: a batch more or less; a killed run loses at most so many
+AHEAD = 2  # batches of masks that wait for the writer
 
 
 def predict(
-    predictions: Iterator[Prediction],
-    total: int,
-    threshold: float,
+    batches: Iterator[Masks],
+    chunks: Chunks,
+    numbers: Sequence[int],
+    odd: dict[str, str],
     on_bad_image: str,
-    writer: submission.Writer,
-) -> list[str]:
-    """Write one row an image, as the predictions come.
+    level: int,
+    advance: Callable[[int], object],
+) -> None:
+    """Write the chunks `numbers` of a submission, as their masks come.
 
     Args:
-        threshold: a pixel is foreground if its probability at full resolution is at least
-            this.
-        on_bad_image: `fail`, or `empty` to write an empty mask for an unreadable image.
-
-    Returns:
-        Why each unreadable image was unreadable.
+        batches: of all images in these chunks, in order; no batch belongs to two chunks.
+        odd: what is wrong with images of a wrong size, by sample_id.
+        on_bad_image: `fail`, or `empty` to write an empty mask for a bad image.
+        level: of compression.
+        advance: told the number of images after each batch.
 
     Raises:
-        BadImageError: an image is unreadable and `on_bad_image` is `fail`.
+        BadImageError: an image is bad and `on_bad_image` is `fail`.
     """
-    bad = []
-    for prediction in tqdm(predictions, total=total, desc="predict", unit="img"):
-        name = base_name(prediction.row.image)
-        if prediction.error and on_bad_image == "fail":
-            raise BadImageError(f"{prediction.error} (or set predict.on_bad_image to empty)")
-        if prediction.error:
-            bad.append(prediction.error)
-            writer.write(name, "")
-            continue
-        mask = full_resolution(prediction.probability, prediction.row.size) >= threshold
-        writer.write(name, rle.encode(mask))
-    return bad
+    for number in numbers:
+        rest = len(chunks.samples([number]))
+        with chunks.written(number, level) as chunk:
+            while rest:
+                batch = next(batches)
+                rest -= len(batch.rows)
+                _write(chunk, batch, odd, on_bad_image)
+                advance(len(batch.rows))
+
+
+def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], on_bad_image: str) -> None:
+    errors = [
+        odd.get(row.sample_id, error) for row, error in zip(batch.rows, batch.errors, strict=True)
+    ]
+    if on_bad_image == "fail" and any(errors):
+        first = next(filter(None, errors))
+        raise BadImageError(f"{first} (or set predict.on_bad_image to empty)")
+    start = 0
+    for words in batch.words:
+        some = range(start, start := start + len(words))
+        names = [base_name(batch.rows[i].image) for i in some]
+        words[[i - some.start for i in some if errors[i]]] = 0
+        pixels = batch.rows[some.start].height * batch.rows[some.start].width
+        differs = [0.0 if errors[i] else float(batch.disagreement[i]) for i in some]
+        areas = csv_rows.foreground(words).tolist()
+        chunk.add(
+            csv_rows.encode(names, words, pixels),
+            [
+                Told(name, area, f"{share:.6f}", errors[i])
+                for name, area, share, i in zip(names, areas, differs, some, strict=True)
+            ],
+        )
 
 
 def _load_models(runs: Path, folds: Sequence[int]) -> list[model.Segmenter]:
@@ -71,52 +107,108 @@ def _read_threshold(path: Path) -> float:
         raise UserError(f"{path}: no threshold ({error!r}); run the tune stage first") from None
 
 
+def _publish(
+    chunks: Chunks, scratch: Path, sample: Path, rows: Sequence[Sample], out: Path, level: int
+) -> tuple[submissions.Summary, list[str]]:
+    """Put the chunks together, check the whole, and only then give it its name."""
+    submission, table = scratch / "submit.csv.gz", scratch / "images.csv"
+    errors = chunks.write_table(table)
+    chunks.write_submission(submission, level)
+    sizes = {base_name(row.image): row.size for row in rows}
+    summary = submissions.check(submission, sample, sizes)
+    files.move(table, out / "images.csv")
+    files.move(submission, out / "submit.csv.gz")
+    return summary, errors
+
+
+def _write_nothing(out: Path, summary: Path) -> None:
+    """The results of a data set without test images."""
+    (out / "submit.csv.gz").unlink(missing_ok=True)
+    files.write_text(out / "images.csv", f"{TABLE_HEADER}\n")
+    files.write_text(summary, json.dumps({"images": 0}) + "\n")
+    print(f"{out}: the data set has no test images, so there is no submission to write")
+
+
 @command
 def main() -> None:
     """Predict the test set of one recipe with all the folds that `params.yaml` lists."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
     parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
     parser.add_argument("--runs", type=Path, required=True, help="folder of fold<k>/model.pt")
     parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of tune")
-    parser.add_argument("--out", type=Path, required=True, help="submission to write (.csv.gz)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for unfinished chunks")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the submission")
+    parser.add_argument("--summary", type=Path, required=True, help="figures to write (.json)")
     args = parser.parse_args()
     recipe = params.load(args.recipe)
     folds = params.load_folds(args.params, recipe.split.folds)
-    runtime = recipe.runtime
-    threshold = _read_threshold(args.metrics)
+    settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
     rows = samples.test(samples.read(args.samples))
-    sample_submission = submission.find_sample(args.raw)
-
-    models = _load_models(args.runs, folds)
-    fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
-    wrapped = [fabric.setup_module(network).eval() for network in models]
-    description = models[0].description
-    predictions = stream(
-        rows, Archives(args.raw), wrapped, description.size, description.resize,
-        recipe.validate_.tta, fabric, runtime.batch_size, hardware.workers(runtime.workers),
-    )  # fmt: skip
-    with files.only_process(args.out.parent):
-        # Under another name until it has been read back and checked, row by row.
-        unchecked = args.out.with_name(f"unchecked-{args.out.name}")
-        try:
-            with submission.Writer(unchecked, recipe.predict.compression) as writer:
-                bad = predict(
-                    predictions, len(rows), threshold, recipe.predict.on_bad_image, writer
-                )
-            sizes = {base_name(row.image): row.size for row in rows}
-            summary = submission.check(unchecked, sample_submission, sizes)
-            os.replace(unchecked, args.out)
-        finally:
-            unchecked.unlink(missing_ok=True)
-    print(
-        f"{args.out}: {summary.rows} rows, {summary.empty_rows} of them empty, "
-        f"at threshold {threshold:.4f}"
+    threshold = _read_threshold(args.metrics)
+    fabric = hardware.launch(
+        runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
     )
-    for error in bad:
-        print(f"left empty: {error}")
+    leads = fabric.global_rank == 0
+    if not rows:
+        if leads:
+            _write_nothing(args.out, args.summary)
+        return
+    memory.keep_freed()
+    sample = submissions.find_sample(args.raw)
+    for row in rows:
+        submissions.check_name(base_name(row.image))
+    size = max(1, CHUNK // runtime.batch_size) * runtime.batch_size
+
+    with contextlib.ExitStack() as stack:
+
+        def plan() -> tuple[Path, list[int]]:
+            stack.enter_context(files.only_process(args.work / "predict"))
+            decisive = (tta, settings, threshold, runtime.batch_size, size)
+            key = fingerprint.key(
+                f"{decisive} {hardware.describe(fabric)}",
+                [args.samples, *(args.runs / f"fold{fold}" / "model.pt" for fold in folds)],
+                args.raw,
+            )
+            folder = args.work / f"predict-{key}"
+            return folder, Chunks(folder, rows, size).missing()
+
+        models = _load_models(args.runs, folds)
+        folder, missing = agreed(fabric, plan)
+        chunks = Chunks(folder, rows, size)
+        if leads and len(missing) < len(chunks):
+            print(f"going on with {len(missing)} of {len(chunks)} chunks from {folder}", flush=True)
+        mine = missing[fabric.global_rank :: fabric.world_size]
+        some, workers = chunks.samples(mine), hardware.workers(runtime.workers)
+        waits, description = Waits(), models[0].description
+        stream = masks(
+            some, Archives(args.raw), [network.to(fabric.device) for network in models],
+            description.size, description.resize, tta, threshold, fabric, runtime.batch_size,
+            workers, waits,
+        )  # fmt: skip
+        batches = stack.enter_context(contextlib.closing(ahead(stream, AHEAD)))
+        bar = stack.enter_context(
+            tqdm(total=len(some), desc="predict", unit="img", disable=not leads)
+        )
+        predict(
+            while_parent_lives(waits.each("masks", batches)), chunks, mine,
+            samples.odd_sizes(rows), settings.on_bad_image, settings.compression, bar.update,
+        )  # fmt: skip
+        bar.close()
+        wait_for_all(fabric)
+        if leads:
+            values = figures.measure(waits, len(chunks.samples(missing)), workers)
+            summary, errors = _publish(chunks, folder, sample, rows, args.out, settings.compression)
+            values |= {
+                "images": summary.rows, "bad_images": len(errors),
+                "empty_rows": summary.empty_rows, "threshold": threshold,
+            }  # fmt: skip
+            files.write_text(args.summary, json.dumps(values, indent=2) + "\n")
+            for scratch in args.work.glob("predict*"):
+                shutil.rmtree(scratch)
+            figures.tell(args.out / "submit.csv.gz", values, errors)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Several processes that train as one: what they share, and how they agree."""
+"""Several processes of one command, started by Fabric: what they share, who decides, who ends."""
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -10,6 +11,8 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
 from pipeline.errors import UserError
+
+T = TypeVar("T")
 
 
 def is_first() -> bool:
@@ -86,3 +89,49 @@ def end() -> None:
     """Part from the other processes, if there are any; torch warns if this is left out."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def agreed(fabric: Fabric, decide: Callable[[], T]) -> T:
+    """What the first process decides, in all of them; where it cannot, all end.
+
+    Raises:
+        UserError: in the first process, what `decide` raised; the others end without a word.
+    """
+    if fabric.global_rank == 0:
+        try:
+            decision = decide()
+        except UserError:
+            fabric.broadcast(None)
+            raise
+        return fabric.broadcast(decision)
+    decision_or_none: T | None = fabric.broadcast(None)
+    if decision_or_none is None:
+        sys.exit(1)
+    return decision_or_none
+
+
+def while_parent_lives(items: Iterator[T]) -> Iterator[T]:
+    """Yield `items`, but end the process when the one that started it has died.
+
+    Nobody would put together what a process makes whose leader is gone.
+    """
+    parent = os.getppid()
+    for item in items:
+        if os.getppid() != parent:
+            sys.exit("error: the process that started this one has ended; run the command again")
+        yield item
+
+
+def wait_for_all(fabric: Fabric) -> None:
+    """Return when every process has come here.
+
+    Raises:
+        UserError: one has died on the way.
+    """
+    try:
+        fabric.barrier()
+    except RuntimeError as error:  # what torch's backends raise when a peer is gone
+        raise UserError(
+            f"another process of this run has ended ({str(error).splitlines()[0][:80]}); put "
+            f"right what it says above, if it does, and run the command again"
+        ) from None

@@ -70,7 +70,7 @@ def encode_packed(bits: Bytes, height: int, width: int) -> str:
     packed = np.ravel(bits)[:needed]
     whole = size // 64 * 8
     words = np.require(packed[:whole].view(np.uint64), requirements="A")  # aligned
-    return _text(_encode_bits, words, packed[whole:], size)
+    return _text(encode_words, words, packed[whole:], size)
 
 
 def decode(rle: str | bytes, height: int, width: int, order: Order = "C") -> NDArray[np.bool_]:
@@ -171,8 +171,11 @@ def _write_runs(word: np.uint64, base: int, start: int, out: Bytes, at: int) -> 
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode_bits(words: Words, last: np.uint64, out: Bytes) -> int:
-    """Write 64 pixels a word, then `last`, whose zeros end a run; return the length or -1."""
+def encode_words(words: Words, last: np.uint64, out: Bytes) -> int:
+    """Write the text of 64 pixels a word, then `last`, whose zeros end a run; see `encode`.
+
+    Returns the length of the text, or -1 when `out` may have too little room.
+    """
     start, at, same = -1, 0, _NONE
     for i in range(words.size):
         if words[i] != same:
@@ -186,7 +189,7 @@ def _encode_bits(words: Words, last: np.uint64, out: Bytes) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def _encode_bytes(pixels: Bytes, last: np.uint64, out: Bytes) -> int:
-    """Write a pixel a byte, then `last`; see `_encode_bits`."""
+    """Write a pixel a byte, then `last`; see `encode_words`."""
     start, at, same = -1, 0, _NONE
     for i in range(0, pixels.size, 64):
         word: np.uint64 = _nonzero(pixels, i)  # type: ignore[call-arg]

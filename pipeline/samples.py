@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -100,6 +101,31 @@ def held_out(samples: Iterable[Sample], fold: int) -> list[Sample]:
 def test(samples: Iterable[Sample]) -> list[Sample]:
     """The rows to predict, in the submission's order."""
     return [s for s in samples if s.split == "test"]
+
+
+def odd_sizes(samples: Iterable[Sample]) -> dict[str, str]:
+    """What is wrong with images that have another size than their neighbours, by sample_id.
+
+    Neighbours are the images of a group of three or more, of which three quarters have one
+    size: one camera took them, and a picture of another size is not of that series.
+    """
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    odd: dict[str, str] = {}
+    for group in groups.values():
+        (size, count), *others = Counter(sample.size for sample in group).most_common()
+        if others and len(group) >= 3 and 4 * count >= 3 * len(group):
+            odd |= {s.sample_id: _odd(s, size, count) for s in group if s.size != size}
+    return odd
+
+
+def _odd(sample: Sample, size: tuple[int, int], count: int) -> str:
+    return (
+        f"{sample.image}: found {sample.height}x{sample.width} pixels (height x width), expected "
+        f"{size[0]}x{size[1]} as {count} others of {sample.group} have; replace the file and run "
+        f"the split stage again"
+    )
 
 
 def check_no_leak(samples: Iterable[Sample], where: Path) -> None:

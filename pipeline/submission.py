@@ -1,7 +1,5 @@
 """The file Kaggle scores: `img,rle_mask` rows, gzipped, in the sample submission's order."""
 
-import contextlib
-import gzip
 import itertools
 import zipfile
 import zlib
@@ -9,70 +7,33 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO
 
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from pipeline import rle
 from pipeline.errors import UserError
-from pipeline.files import written_whole
 
 HEADER = "img,rle_mask"
 
 _READ = 1 << 16  # bytes of a file read at once
-_PIECE = 1 << 20  # bytes of rows compressed at once, and decompressed at most
+_PIECE = 1 << 20  # bytes decompressed at once
 _BOM = b"\xef\xbb\xbf"
 _GZIP_WBITS = 31  # zlib's number for a gzip wrapper with the largest window
 _DAMAGE = (isal_zlib.IsalError, zlib.error, zipfile.BadZipFile, EOFError)
 
 
-class Writer:
-    """Write a gzipped submission row by row; it appears under its name when complete.
+def check_name(name: str) -> None:
+    """Refuse an image name that a submission cannot hold plainly.
 
-    `with Writer(path, level) as writer: writer.write("car_01.jpg", "1 3 10 9")`; `level` is
-    that of isal's compression, 0 (fastest) to 3. The file is one gzip member without time or
-    name: equal rows make equal bytes, and readers that stop at the first member see them all.
-    When the block raises, `path` stays as it was.
+    Raises:
+        UserError: it is empty, or holds a comma, a quote or a line break.
     """
-
-    def __init__(self, path: Path, level: int) -> None:
-        self._path, self._level = path, level
-
-    def __enter__(self) -> Self:
-        self._pending = bytearray(f"{HEADER}\n".encode())
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(written_whole(self._path))
-            file = stack.enter_context(temporary.open("wb"))
-            stream = igzip.IGzipFile("", "wb", self._level, file, mtime=0)  # type: ignore[no-untyped-call]
-            self._stream: gzip.GzipFile = stack.enter_context(stream)
-            stack.push(self._write_pending)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def write(self, name: str, rle: str) -> None:
-        """Add the row of one image."""
-        if not name or set(name) & set(',"\r\n'):
-            raise UserError(
-                f"image name {name!r}: a submission's names are not empty and hold no comma, "
-                "quote or line break; rename the file"
-            )
-        self.write_rows(f"{name},{rle}\n".encode())
-
-    def write_rows(self, rows: bytes) -> None:
-        r"""Add rows that are CSV already: UTF-8, every one with its `\n`."""
-        assert not rows or rows.endswith(b"\n"), f"rows end in {rows[-20:]!r}, not a line break"
-        self._pending += rows
-        # Always pieces of one size: what isal writes depends on how its input is cut.
-        while len(self._pending) >= _PIECE:
-            self._stream.write(self._pending[:_PIECE])
-            del self._pending[:_PIECE]
-
-    def _write_pending(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._stream.write(self._pending)
+    if not name or set(name) & set(',"\r\n'):
+        raise UserError(
+            f"image name {name!r}: a submission's names are not empty and hold no comma, "
+            "quote or line break; rename the file"
+        )
 
 
 @dataclass(frozen=True)

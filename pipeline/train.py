@@ -22,6 +22,7 @@ from pipeline import (
     cache,
     checkpoint,
     files,
+    fingerprint,
     hardware,
     interrupt,
     model,
@@ -234,7 +235,7 @@ def _run(args: argparse.Namespace, recipe: params.Recipe, fabric: Fabric, work: 
         runtime.batch_size, hardware.workers(runtime.workers), runtime.tensorboard,
     )  # fmt: skip
     read = [args.samples, start] if start else [args.samples]
-    last = work / checkpoint.key(settings.model_dump_json(), read, args.raw) / "last.pt"
+    last = work / fingerprint.key(settings.model_dump_json(), read, args.raw) / "last.pt"
     logs = args.logs if runtime.tensorboard and fabric.is_global_zero else None
     with Journal(logs) as journal, interrupt.noticed() as stop:
         progress = train(network, dataset, judge, settings, runtime, fabric, last, stop, journal)

@@ -1,5 +1,3 @@
-import os
-import random
 from pathlib import Path
 
 import torch
@@ -24,29 +22,3 @@ def test_parts_progress_and_random_numbers_come_back(tmp_path: Path) -> None:
     assert torch.equal(layer.weight, weight)
     assert torch.equal(resumed.best_weights["weight"], weight)
     assert (resumed.epoch, resumed.best_dice, resumed.history) == (4, 0.9, progress.history)
-
-
-def test_the_key_is_all_that_the_weights_depend_on(tmp_path: Path) -> None:
-    rows, raw = tmp_path / "samples.csv", tmp_path / "raw"
-    raw.mkdir()
-    archive = raw / "train.zip"
-    rows.write_text("rows")
-    archive.write_text("archive")
-
-    def key(settings: str = "settings") -> str:
-        return checkpoint.key(settings, [rows], raw)
-
-    first = key()
-    assert first == key()
-    assert first != key("other settings")
-    rows.write_text("other rows")
-    second = key()
-    assert second != first
-    os.utime(archive, ns=(1, random.Random(0).getrandbits(50)))
-    assert key() != second
-
-
-def test_the_key_counts_the_code(tmp_path: Path) -> None:
-    sources = checkpoint._loaded_sources()
-    assert Path(checkpoint.__file__) in sources
-    assert all(path.suffix == ".py" and "pipeline" in path.parts for path in sources)

@@ -174,11 +174,11 @@ def test_numbers_of_every_length(number):
     assert (out[:3] == 0xAA).all() and (out[end:] == 0xAA).all()
 
 
-@pytest.mark.parametrize("kernel", [rle._encode_bits, rle._encode_bytes])
+@pytest.mark.parametrize("kernel", [rle.encode_words, rle._encode_bytes])
 def test_kernels_never_write_past_their_buffer(kernel):
     mask = np.tile([True, False], 640)
-    pixels = pack(mask) if kernel is rle._encode_bits else mask.view(np.uint8)
-    words = pixels.view(np.uint64) if kernel is rle._encode_bits else pixels
+    pixels = pack(mask) if kernel is rle.encode_words else mask.view(np.uint8)
+    words = pixels.view(np.uint64) if kernel is rle.encode_words else pixels
     nothing = np.uint64(0)
     expected = slow_encode(mask)
     fits = 0

@@ -1,0 +1,179 @@
+"""Predict a test set of the competition's size: is memory bounded, is the file right?
+
+    python benchmarks/soak.py --raw data/carvana/raw --names sample_submission.csv.zip \
+        --folder /tmp/soak
+
+`--raw` holds Carvana's archives (a part of them will do), `--names` is the official sample
+submission with its 100,064 names. An archive with all of them is written to `--folder` (about
+10 GB), the real test images again and again, stored as they are. Then the stages split, train
+(a small network at 128x128, one epoch: real-looking masks are what matters) and predict run as
+users run them, and the memory of every process of the last is read once a second.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from pipeline import submission
+from pipeline.archives import base_name
+from pipeline.samples import read, test
+
+ROOT = Path(__file__).parent.parent
+EARLY = 2_000  # images after which memory is compared with that at the end
+BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--raw", type=Path, required=True, help="folder of Carvana's archives")
+    parser.add_argument("--names", type=Path, required=True, help="sample_submission.csv.zip")
+    parser.add_argument("--folder", type=Path, required=True, help="for 11 GB, emptied at the end")
+    parser.add_argument("--count", type=int, help="only the first so many names")
+    parser.add_argument("--keep", action="store_true", help="keep the folder")
+    args = parser.parse_args()
+    folder = args.folder.resolve()
+    timed("archive", lambda: build(args.raw.resolve(), args.names, folder / "raw", args.count))
+    write_settings(folder)
+    timed("split", lambda: stage(folder, "split", "--raw raw --out samples.csv"))
+    timed(
+        "train",
+        lambda: stage(
+            folder, "train",
+            "--fold 0 --raw raw --samples samples.csv --work work --out runs/fold0",
+        ),
+    )  # fmt: skip
+    predict(folder)
+    if not args.keep:
+        shutil.rmtree(folder)
+
+
+def timed(what: str, work) -> None:
+    start = time.monotonic()
+    work()
+    print(f"{what}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def build(raw: Path, names: Path, folder: Path, count: int | None) -> None:
+    """Link the training archives; write test.zip and the sample submission with `names`."""
+    folder.mkdir(parents=True)
+    for name in ("train.zip", "train_masks.zip"):
+        (folder / name).symlink_to(raw / name)
+    wanted = list(itertools.islice((name for name, _ in submission.read_rows(names)), count))
+    listed = "".join(f"{name},\n" for name in wanted)
+    (folder / "sample_submission.csv").write_text(f"{submission.HEADER}\n{listed}")
+    with (
+        zipfile.ZipFile(raw / "test.zip") as real,
+        zipfile.ZipFile(folder / "test.zip", "w") as archive,
+    ):
+        members = [name for name in real.namelist() if name.endswith(".jpg")]
+        images = [real.read(name) for name in members]
+        for name, image in zip(wanted, itertools.cycle(images)):
+            archive.writestr(f"test/{name}", image)
+    size = (folder / "test.zip").stat().st_size / 1e9
+    print(f"{len(wanted):,} names over {len(images)} images, {size:.1f} GB", flush=True)
+
+
+def write_settings(folder: Path) -> None:
+    recipe = yaml.safe_load((ROOT / "recipes/carvana-laptop.yaml").read_text())
+    recipe["train"]["model"] |= {
+        "encoder": "tu-mobilenetv3_small_050", "decoder_channels": [32, 24, 16, 16, 8],
+    }  # fmt: skip
+    recipe["train"] |= {"size": [128, 128], "resize": "linear", "epochs": 1, "batch_size": 4}
+    recipe["validate"]["tta"] = "none"
+    recipe["runtime"] |= {"batch_size": BATCH, "workers": 2, "cache": "none"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "params.yaml").write_text("recipes: [recipe]\nfolds: [0]\n")
+    (folder / "metrics.json").write_text('{"threshold": 0.5}')
+
+
+def command(name: str, arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"pipeline.{name}", "recipe.yaml", *arguments.split()]
+
+
+def stage(folder: Path, name: str, arguments: str) -> None:
+    done = subprocess.run(
+        command(name, arguments), cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def predict(folder: Path) -> None:
+    arguments = (
+        "--params params.yaml --raw raw --samples samples.csv --runs runs --metrics metrics.json "
+        "--work work --out out --summary prediction.json"
+    )
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command("predict", arguments), cwd=folder, env=environment(), stderr=subprocess.DEVNULL
+    )
+    samples = list(watch(process, folder / "work"))
+    seconds = time.monotonic() - start
+    assert process.returncode == 0, f"predict ended with {process.returncode}"
+    report(samples, seconds, json.loads((folder / "prediction.json").read_text()))
+    begin = time.monotonic()
+    sizes = {base_name(row.image): row.size for row in test(read(folder / "samples.csv"))}
+    summary = submission.check(
+        folder / "out/submit.csv.gz", folder / "raw/sample_submission.csv", sizes
+    )
+    size = (folder / "out/submit.csv.gz").stat().st_size / 1e6
+    print(f"check: {summary}, {size:.0f} MB, read in {time.monotonic() - begin:.1f} s")
+
+
+def watch(process: subprocess.Popen, work: Path) -> Iterator[tuple[int, list[float]]]:
+    """(images in complete chunks, MB resident of each process), once a second until it ends."""
+    while process.poll() is None:
+        chunks = len(list(work.glob("predict-*/chunk-*.rows")))
+        found = [resident(pid) for pid in family(process.pid)]
+        if any(found):
+            yield chunks * 512 // BATCH * BATCH, sorted(filter(None, found), reverse=True)
+        time.sleep(1)
+
+
+def family(process: int) -> list[int]:
+    """A process and its descendants."""
+    children = Path(f"/proc/{process}/task/{process}/children")
+    try:
+        found = [int(child) for child in children.read_text().split()]
+    except OSError:
+        return [process]
+    return [process, *itertools.chain.from_iterable(map(family, found))]
+
+
+def resident(process: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def report(samples: list[tuple[int, list[float]]], seconds: float, figures: dict) -> None:
+    early = next(memory for images, memory in samples if images >= EARLY)
+    late = [memory for images, memory in samples if images >= samples[-1][0]][-1]
+    most = max(memory[0] for _, memory in samples)
+    rows = figures["images"]
+    print(f"predict: {rows:,} rows in {seconds:.0f} s, {rows / seconds:.0f} rows/s")
+    print(f"processes: {max(len(memory) for _, memory in samples)}")
+    print(f"resident after {EARLY:,} images: {early[0]:.0f} MB; at the end: {late[0]:.0f} MB")
+    print(f"ratio: {late[0] / early[0]:.3f}; the most at any second: {most:.0f} MB")
+    step = max(1, len(samples) // 10)
+    print("images, MB:", *(f"{images:,}: {memory[0]:.0f}" for images, memory in samples[::step]))
+    print(f"figures: {json.dumps(figures)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""The stage `predict` as a command, with chunks of four images, so that processes can share."""
+
+from pipeline import predict
+
+predict.CHUNK = 4
+if __name__ == "__main__":
+    predict.main()
