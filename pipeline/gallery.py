@@ -37,10 +37,12 @@ from pipeline.overlay import (
 Kind = Literal["worst", "random"]
 
 PREDICTION, TRUTH = (86, 180, 233), (240, 228, 66)  # RGB, also of Okabe and Ito
-_WIDTH = 720  # pixels of a photograph
+_WIDTH = 960  # pixels of a photograph
 _WINDOW = (288, 384)  # of the part shown pixel by pixel
-_QUALITY = 60  # of WebP: 20 to 30 kB a photograph of a car
+_QUALITY = 65  # of WebP
 _PALETTE = (0, 0, 0, *HIT, *MISSED, *FALSE_POSITIVE)
+_SOLID = bytes([0, 255])
+_OPACITIES = bytes([0, 110, 255, 255])  # hits are most of a mask: mistakes shall stand out
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal pictures make equal files
 
 
@@ -132,16 +134,17 @@ def _layers(image: UInt8, classes: UInt8) -> Layers:
     true = np.isin(classes, (IS_HIT, IS_MISSED)).astype(np.uint8)
     return Layers(
         photograph=encode_webp(image, _QUALITY),
-        prediction=_transparent(predicted, (0, 0, 0, *PREDICTION), 1),
-        truth=_transparent(true, (0, 0, 0, *TRUTH), 1),
-        difference=_transparent(classes, _PALETTE, 2),
+        prediction=_transparent(predicted, (0, 0, 0, *PREDICTION), _SOLID),
+        truth=_transparent(true, (0, 0, 0, *TRUTH), _SOLID),
+        difference=_transparent(classes, _PALETTE, _OPACITIES),
     )
 
 
-def _transparent(classes: UInt8, palette: tuple[int, ...], bits: int) -> bytes:
-    """A PNG of a few colours, of which the first is transparent."""
+def _transparent(classes: UInt8, palette: tuple[int, ...], opacities: bytes) -> bytes:
+    """A PNG of a few colours, with the opacity (0 to 255) of each."""
     layer = Image.fromarray(classes)
     layer.putpalette(palette)
     stream = io.BytesIO()
-    layer.save(stream, "PNG", bits=bits, transparency=0, optimize=True)
+    bits = 1 if len(opacities) == 2 else 2
+    layer.save(stream, "PNG", bits=bits, transparency=opacities, optimize=True)
     return stream.getvalue()

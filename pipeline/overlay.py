@@ -94,3 +94,13 @@ def _encode(image: UInt8, ending: str, options: list[int]) -> bytes:
     done, data = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     assert done, f"{ending} encoding of an array of shape {image.shape} failed"
     return data.tobytes()
+
+
+def outline(image: UInt8, mask: Mask, width: int) -> UInt8:
+    """Shrink a picture to `width` pixels and draw the edge of its (H, W) mask, light on dark."""
+    small, classes = shrink(image, mask.astype(np.uint8), width)
+    edges, _ = cv2.findContours(classes, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    drawn = small.copy()
+    for colour, thickness in (((0, 0, 0), 4), ((240, 228, 66), 2)):
+        cv2.drawContours(drawn, edges, -1, colour, thickness)
+    return drawn

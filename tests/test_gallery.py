@@ -12,9 +12,9 @@ from pipeline.errors import UserError
 
 def drawn(name: str = "car_01") -> gallery.Picture:
     generator = np.random.default_rng(0)
-    image = generator.integers(0, 255, (400, 800, 3)).astype(np.uint8)
-    truth, prediction = np.zeros((2, 400, 800), bool)
-    truth[100:300, 200:600], prediction[100:300, 240:600] = True, True
+    image = generator.integers(0, 255, (600, 1200, 3)).astype(np.uint8)
+    truth, prediction = np.zeros((2, 600, 1200), bool)
+    truth[150:450, 300:900], prediction[150:450, 360:900] = True, True
     return gallery.picture(name, "worst", image, prediction, truth)
 
 
@@ -27,18 +27,18 @@ def layer(data: bytes) -> np.ndarray:
 def test_layers_are_transparent_outside_their_pixels() -> None:
     picture = drawn()
     whole = layer(picture.whole.difference)
-    assert whole.shape == (360, 720, 4)
-    assert tuple(whole[180, 200]) == (*gallery.MISSED, 255)
-    assert tuple(whole[180, 400]) == (*gallery.HIT, 255)
+    assert whole.shape == (480, 960, 4)
+    assert tuple(whole[240, 266]) == (*gallery.MISSED, 255)
+    assert tuple(whole[240, 500, :3]) == gallery.HIT and 0 < whole[240, 500, 3] < 255
     assert whole[10, 10, 3] == 0
-    assert tuple(layer(picture.whole.truth)[180, 200]) == (*gallery.TRUTH, 255)
-    assert layer(picture.whole.prediction)[180, 200, 3] == 0
+    assert tuple(layer(picture.whole.truth)[240, 266]) == (*gallery.TRUTH, 255)
+    assert layer(picture.whole.prediction)[240, 266, 3] == 0
     window = layer(picture.window.difference)
     assert window.shape == (288, 384, 4)
     missed = (window[..., :3] == gallery.MISSED).all(axis=2) & (window[..., 3] > 0)
-    assert missed.sum() == 200 * 40, "all that is missed, at full size"
+    assert missed.sum() == 288 * 60, "all that is missed, at full size"
     with Image.open(io.BytesIO(picture.whole.photograph)) as image:
-        assert (image.format, image.size) == ("WEBP", (720, 360))
+        assert (image.format, image.size) == ("WEBP", (960, 480))
 
 
 def test_pictures_come_back_and_make_equal_bytes(tmp_path: Path) -> None:
