@@ -46,7 +46,7 @@ _LEDGER = Path("submissions/ledger.csv")  # changes with every submission, which
 
 
 def report(
-    recipe: Path,
+    name: str,
     settings: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Any],
@@ -58,7 +58,7 @@ def report(
     """Return the page, as HTML.
 
     Args:
-        recipe, settings: the recipe's file, for its name, and what it says.
+        name, settings: of the recipe.
         tables: those of the tune stage: `thresholds`, `images`, `folds`, `views`, `groups`.
         metrics: the tune stage's.
         runs: a fold's metrics and history, by fold.
@@ -76,14 +76,14 @@ def report(
         "views": charts.views(tables["views"]) if len(tables["views"]) else "",
     }
     return page.render(
-        recipe=recipe.stem,
+        recipe=name,
         metrics=metrics,
         charts=drawn,
-        tables={name: table.to_dict("records") for name, table in tables.items()},
+        tables={key: table.to_dict("records") for key, table in tables.items()},
         runs=_training_table(runs),
         cards=_cards(pictures, tables["images"]),
         submitted=submitted,
-        settings=yaml.safe_dump(dict(settings), sort_keys=False, width=100),
+        settings=yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None),
         facts=facts,
     )
 
@@ -234,7 +234,7 @@ def main() -> None:
         **computer.describe(),
     }
     metrics = _read_metrics(args.evaluation / "metrics.json", "tune")
-    text = report(args.recipe, settings, tables, metrics, runs, pictures, submitted, facts)
+    text = report(args.recipe.stem, settings, tables, metrics, runs, pictures, submitted, facts)
     files.write_text(args.out, text)
     print(
         f"{args.out}: {len(text) / 1e6:.1f} MB; {len(findings)} of "
