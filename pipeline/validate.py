@@ -1,7 +1,6 @@
 """Stage `validate`: one pass over a fold's held-out images, counted for every threshold."""
 
 import argparse
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +20,6 @@ from pipeline.inference import stream as stream_predictions
 from pipeline.measures import Measures
 from pipeline.overlay import encode_jpeg
 from pipeline.samples import Sample
-from pipeline.submission import Writer
-
-_COMPRESSION = 2  # isal's level of --masks
 
 
 def validate(
@@ -99,6 +95,12 @@ def _write_counts(path: Path, rows: Sequence[Sample], counts: npt.NDArray[np.int
         )
 
 
+def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
+    """A submission of the fold's own images, for `pipeline.score`."""
+    rows = "".join(f"{name},{text}\n" for name, text in texts)
+    files.write_text(path, f"img,rle_mask\n{rows}")
+
+
 @command
 def main() -> None:
     """Validate one fold of one recipe."""
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="measures to write (.csv)")
     parser.add_argument("--overlays", type=Path, required=True, help="folder for pictures")
     parser.add_argument("--gallery", type=Path, required=True, help="report's pictures (.zip)")
-    parser.add_argument("--masks", type=Path, help="also write the masks at 0.5 (.csv.gz)")
+    parser.add_argument("--masks", type=Path, help="also write the masks at 0.5 (.csv)")
     args = parser.parse_args()
     recipe = params.load(args.recipe)
     params.check_fold(args.fold, recipe.split.folds, "--fold")
@@ -136,14 +138,15 @@ def main() -> None:
             runtime.batch_size, hardware.workers(runtime.workers),
         )  # fmt: skip
 
-    with contextlib.ExitStack() as stack:
-        writer = args.masks and stack.enter_context(Writer(args.masks, _COMPRESSION))
+    texts: list[tuple[str, str]] = []
 
-        def keep(row: Sample, text: str) -> None:
-            if writer:
-                writer.write(base_name(row.image), text)
+    def keep(row: Sample, text: str) -> None:
+        if args.masks:
+            texts.append((base_name(row.image), text))
 
-        counts, measured = validate(predict(rows), archives, len(rows), keep)
+    counts, measured = validate(predict(rows), archives, len(rows), keep)
+    if args.masks:
+        _write_masks(args.masks, texts)
     scores = [one.dice for one in measured]
     chosen = choose(scores, settings.worst, settings.random, args.fold)
     if args.overlays.exists():

@@ -203,6 +203,22 @@ def test_missing_inputs_name_the_stage_to_run(broken: Project) -> None:
     assert not list(broken.folder.glob("submissions/tiny/unchecked*"))
 
 
+def test_the_score_of_a_fold_is_the_scorer_s(broken: Project) -> None:
+    """Counted at each level and measured on runs, or written as text and compared with GIFs."""
+    command = yaml.safe_load((broken.folder / "dvc.yaml").read_text())["stages"]["validate"]["cmd"]
+    command = command.replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
+    done = broken.run("sh", "-c", f"{command} --masks fold0.csv")
+    assert done.returncode == 0, done.stderr
+    masks = "data/tiny/raw/train_masks.zip"
+    options = ("--partial", "--out", "scores.csv")
+    done = broken.run("python", "-m", "pipeline.score", "fold0.csv", masks, *options)
+    assert done.returncode == 0, done.stderr
+    with (broken.folder / "scores.csv").open() as stream:
+        scores = {row["img"]: float(row["dice"]) for row in csv.DictReader(stream)}
+    measured = measures.read(broken.folder / "oof/tiny/fold0-images.csv")
+    assert scores == {f"{one.sample_id}.jpg": one.dice for one in measured}
+
+
 def test_a_model_of_another_fold_is_refused(broken: Project) -> None:
     runs = broken.folder / "runs/tiny"
     shutil.copy(runs / "fold1/model.pt", runs / "fold0/model.pt")
