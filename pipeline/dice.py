@@ -92,38 +92,44 @@ def best_threshold(mean_dice: NDArray[np.float64]) -> int:
     return int(best[np.argmin(np.abs(best - LEVELS // 2))])
 
 
-def bootstrap_interval(
-    values: NDArray[np.floating],
-    groups: NDArray[np.generic],
-    repeats: int,
-    seed: int,
-    confidence: float,
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of `values` over whole groups.
+def resample_groups(
+    values: NDArray[np.floating], groups: NDArray[np.generic], repeats: int, seed: int
+) -> NDArray[np.float64]:
+    """Return bootstrap resamples of the mean of `values` over whole groups.
 
     Images of one car resemble each other, so cars are drawn (with replacement, as many as
     there are), each with all its images, and the mean is over the images drawn.
 
     Args:
-        values: (N,) floats, one an image.
+        values: (N,) or (N, M) floats, one row an image. The M columns are resampled together.
         groups: (N,) labels, one an image.
         repeats: resamples to draw; 1,000 or more for a 95 % interval.
-        seed: of the draws; the same seed gives the same interval.
-        confidence: of the interval, between 0 and 1, as 0.95.
+        seed: of the draws; the same seed draws the same groups.
+
+    Returns:
+        (repeats,) or (repeats, M) float64.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
     """
-    assert values.shape == groups.shape == (len(values),), f"{values.shape}, {groups.shape}"
+    assert groups.shape == (len(values),), f"{values.shape}, {groups.shape}"
     assert len(values) and repeats > 0, f"{len(values)} values, {repeats} repeats"
-    assert 0 < confidence < 1, f"confidence {confidence}; expected between 0 and 1"
     labels, group_of = np.unique(groups, return_inverse=True)
-    sums, sizes = np.bincount(group_of, values), np.bincount(group_of)
+    sums = np.zeros((len(labels), *values.shape[1:]))
+    np.add.at(sums, group_of, values)
     random = np.random.default_rng(seed)
-    means = np.empty(repeats)
+    times = np.empty((repeats, len(labels)))  # how often each group is drawn
     for i in range(repeats):
         drawn = random.integers(len(labels), size=len(labels))
-        means[i] = sums[drawn].sum() / sizes[drawn].sum()
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+        times[i] = np.bincount(drawn, minlength=len(labels))
+    images = times @ np.bincount(group_of)
+    means: NDArray[np.float64] = ((times @ sums).T / images).T
+    return means
+
+
+def interval(values: NDArray[np.floating], confidence: float) -> tuple[float, float]:
+    """Return the percentiles between which a share `confidence` (0 to 1) of `values` lies."""
+    assert 0 < confidence < 1, f"confidence {confidence}; expected between 0 and 1"
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

@@ -1,40 +1,246 @@
-"""Pictures of what a model got right and wrong."""
+"""Stage `report`: one page about a recipe's results, and a list of what to look at.
 
-import cv2
-import numpy as np
-import numpy.typing as npt
+The page is a single file that asks nothing of the network. The submission is read, never
+changed.
+"""
 
-UInt8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
+import argparse
+import base64
+import collections
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-HIT = (0, 158, 115)  # RGB, from Okabe and Ito's palette, told apart by the colour-blind
-MISSED = (0, 114, 178)
-FALSE_POSITIVE = (213, 94, 0)
-OPACITY = 0.6
+import pandas as pd
+import yaml
+
+from pipeline import (
+    charts,
+    computer,
+    files,
+    gallery,
+    measures,
+    page,
+    params,
+    rle,
+    samples,
+    sanity,
+    submission,
+    workspace,
+)  # fmt: skip
+from pipeline.archives import Archives, base_name
+from pipeline.errors import UserError, command
+from pipeline.gallery import Layers, Picture
+from pipeline.images import decode_image
+from pipeline.overlay import encode_webp, outline
+from pipeline.samples import Sample
+from pipeline.sanity import Finding
+
+_WORST, _RANDOM = 76, 24  # out-of-fold images on the page: at most 100
+_FINDINGS = 24  # of the submission's images, shown with pictures
+_FINDING_WIDTH, _QUALITY = 480, 60  # pixels; of WebP
+_LEDGER = Path("submissions/ledger.csv")  # changes with every submission, which is no change
 
 
-def overlay(image: UInt8, prediction: Mask, truth: Mask) -> UInt8:
-    """Paint hits green, missed pixels blue and false positives orange over a picture.
+def report(
+    name: str,
+    settings: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    metrics: Mapping[str, Any],
+    runs: Mapping[int, tuple[Mapping[str, Any], pd.DataFrame]],
+    pictures: Sequence[Picture],
+    submitted: Mapping[str, Any] | None,
+    facts: Mapping[str, str],
+) -> str:
+    """Return the page, as HTML.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        prediction, truth: (H, W) bool.
-
-    Returns:
-        (H, W, 3) uint8 RGB; background agreed on by both keeps the picture's colours.
+        name, settings: of the recipe.
+        tables: those of the tune stage: `thresholds`, `images`, `folds`, `views`, `groups`.
+        metrics: the tune stage's.
+        runs: a fold's metrics and history, by fold.
+        pictures: of out-of-fold predictions.
+        submitted: what `_look` found in the submission, None without test images.
+        facts: where and when, to be told as they are.
     """
-    painted = image.astype(np.float32)
-    for where, colour in (
-        (prediction & truth, HIT),
-        (~prediction & truth, MISSED),
-        (prediction & ~truth, FALSE_POSITIVE),
-    ):
-        painted[where] = (1 - OPACITY) * painted[where] + OPACITY * np.array(colour, np.float32)
-    return painted.round().astype(np.uint8)
+    histories = {fold: history for fold, (_, history) in runs.items()}
+    drawn = {
+        "thresholds": charts.thresholds(tables["thresholds"], metrics),
+        "near": charts.near_best(tables["thresholds"], metrics),
+        "losses": charts.losses(histories),
+        "dice": charts.held_out_dice(histories),
+        "groups": charts.groups(tables["groups"]),
+        "views": charts.views(tables["views"]) if len(tables["views"]) else "",
+    }
+    return page.render(
+        recipe=name,
+        metrics=metrics,
+        charts=drawn,
+        tables={key: table.to_dict("records") for key, table in tables.items()},
+        runs=_training_table(runs),
+        cards=_cards(pictures, tables["images"]),
+        submitted=submitted,
+        settings=yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None),
+        facts=facts,
+    )
 
 
-def encode_jpeg(image: UInt8) -> bytes:
-    """An RGB picture as JPEG bytes."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert done, f"JPEG encoding of an array of shape {image.shape} failed"
-    return data.tobytes()
+def _training_table(
+    runs: Mapping[int, tuple[Mapping[str, Any], pd.DataFrame]],
+) -> list[dict[str, Any]]:
+    """One row a fold: epochs, speed, and every plain value of its metrics."""
+    return [
+        {"fold": fold, "epochs": len(history)}
+        | {key: value for key, value in metrics.items() if isinstance(value, int | float | str)}
+        | {"images_per_second": float(history["images_per_second"].median())}
+        for fold, (metrics, history) in runs.items()
+    ]
+
+
+def _cards(pictures: Sequence[Picture], images: pd.DataFrame) -> list[dict[str, Any]]:
+    """The gallery: of all folds' pictures the worst, and some that were drawn at random."""
+    rows = images.set_index("sample_id").to_dict("index")
+    ordered = sorted(pictures, key=lambda one: (rows[one.sample_id]["dice"], one.sample_id))
+    limits = {"worst": _WORST, "random": _RANDOM}
+    cards = []
+    for one in ordered:
+        limits[one.kind] -= 1
+        if limits[one.kind] >= 0:
+            row = {str(key): value for key, value in rows[one.sample_id].items()}
+            layers = {"whole": _embedded(one.whole), "window": _embedded(one.window)}
+            cards.append({"sample_id": one.sample_id, "kind": one.kind, **row, **layers})
+    return cards
+
+
+def _embedded(layers: Layers) -> dict[str, str]:
+    return {
+        name: _data_uri(data, "webp" if name == "photograph" else "png")
+        for name, data in dataclasses.asdict(layers).items()
+    }
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _look(
+    folder: Path, table: Sequence[Sample], most_parts: int, archives: Archives
+) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Check the submission in `folder`: all findings, and what the page tells of them."""
+    test, notes = samples.test(table), sanity.read_notes(folder / "images.csv")
+    if not test:
+        return [], None
+    path, training = folder / "submit.csv.gz", [row for row in table if row.split == "train"]
+    expected = sanity.usual(training, most_parts)
+    findings, shares = sanity.examine(submission.read_rows(path), test, notes, expected)
+    views = sanity.compare_views(training, test, shares)
+    shown = sanity.in_turn(findings, _FINDINGS)
+    chart = ""
+    if len(views) > 1:
+        chart = charts.shares(pd.DataFrame([dataclasses.asdict(view) for view in views]))
+    kinds = collections.Counter(reason.kind for one in findings for reason in one.reasons)
+    return findings, {
+        "rows": len(shares),
+        "total": len(findings),
+        "kinds": {kind: kinds[kind] for kind in sanity.KINDS},
+        "views": views,
+        "chart": chart,
+        "findings": list(_shown(path, shown, archives)),
+    }
+
+
+def _shown(path: Path, findings: Sequence[Finding], archives: Archives) -> Iterator[dict[str, Any]]:
+    """Each finding with its picture, where the image can be read."""
+    wanted = {base_name(one.row.image) for one in findings}
+    texts = {name: text for name, text in submission.read_rows(path) if name in wanted}
+    for one in findings:
+        row, picture = one.row, ""
+        if one.reasons[0].kind != "unreadable":
+            image = decode_image(archives.read(row.image), row.size, row.image)
+            mask = rle.decode(texts[base_name(row.image)], *row.size)
+            drawn = encode_webp(outline(image, mask, _FINDING_WIDTH), _QUALITY)
+            picture = _data_uri(drawn, "webp")
+        yield {"name": base_name(row.image), "finding": one, "picture": picture}
+
+
+def _read_table(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / f"{name}.csv"
+    try:
+        return pd.read_csv(path, dtype={"sample_id": str, "group": str, "view": str})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; run the tune stage") from None
+
+
+def _read_metrics(path: Path, stage: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; run the {stage} stage") from None
+    return dict(content)
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; run the train stage") from None
+
+
+@command
+def main() -> None:
+    """Write the report of one recipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
+    parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
+    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of fold<k>/history.csv")
+    parser.add_argument("--oof", type=Path, required=True, help="folder of fold<k>-gallery.zip")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder of tune's results")
+    parser.add_argument("--submission", type=Path, required=True, help="folder of submit.csv.gz")
+    parser.add_argument("--sanity", type=Path, required=True, help="list of findings to write")
+    parser.add_argument("--out", type=Path, required=True, help="page to write (.html)")
+    args = parser.parse_args()
+    recipe = params.load(args.recipe)
+    folds = params.load_folds(args.params, recipe.split.folds)
+    sections = {
+        "download": recipe.download, "split": recipe.split, "train": recipe.train,
+        "validate": recipe.validate_, "tune": recipe.tune, "predict": recipe.predict,
+        "runtime": recipe.runtime,
+    }  # fmt: skip
+    settings = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    names = ("thresholds", "images", "folds", "views", "groups")
+    tables = {name: _read_table(args.evaluation, name) for name in names}
+    runs = {
+        fold: (
+            _read_metrics(args.runs / f"fold{fold}/metrics.json", "train"),
+            _read_history(args.runs / f"fold{fold}/history.csv"),
+        )
+        for fold in folds
+    }
+    pictures = [one for fold in folds for one in gallery.read(args.oof / f"fold{fold}-gallery.zip")]
+    measured = [one for fold in folds for one in measures.read(args.oof / f"fold{fold}-images.csv")]
+    table, archives = samples.read(args.samples), Archives(args.raw)
+    findings, submitted = _look(
+        args.submission, table, max(one.parts for one in measured), archives
+    )
+    sanity.write(args.sanity, findings)
+    facts = {
+        "Written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "Git commit": workspace.commit(apart_from=_LEDGER) or "no git here",
+        **computer.describe(),
+    }
+    metrics = _read_metrics(args.evaluation / "metrics.json", "tune")
+    text = report(args.recipe.stem, settings, tables, metrics, runs, pictures, submitted, facts)
+    files.write_text(args.out, text)
+    print(
+        f"{args.out}: {len(text) / 1e6:.1f} MB; {len(findings)} of "
+        f"{submitted['rows'] if submitted else 0} submitted images deserve a look"
+    )
+
+
+if __name__ == "__main__":
+    main()

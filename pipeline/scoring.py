@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.images import Size, decode_image, decode_mask
 from pipeline.inference import Prediction, Tta, full_resolution, stream
 from pipeline.interrupt import Stop
-from pipeline.report import overlay
+from pipeline.overlay import overlay
 from pipeline.samples import Sample
 
 UInt8 = npt.NDArray[np.uint8]

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline import files, params, samples
-from pipeline.dice import HALF, best_threshold, bootstrap_interval, dice_by_threshold
+from pipeline import breakdown, files, measures, params, samples
+from pipeline.dice import HALF, best_threshold, dice_by_threshold, interval, resample_groups
 from pipeline.errors import UserError, command
+from pipeline.measures import Measures
 from pipeline.samples import Sample
 
 CONFIDENCE = 0.95
@@ -24,28 +25,39 @@ CONFIDENCE = 0.95
 class Result:
     """What out-of-fold predictions say about the score of a submission.
 
-    `threshold` is `level`/256. `dice` is the mean over images at that threshold, with a 95 %
-    interval from resampling groups; `gain` is against threshold 0.5. The threshold is chosen
-    on the images it is scored on, so `gain` flatters: `honest_gain` chooses it for each fold
-    on the other folds (None with one fold).
+    `threshold` is `level`/256; the best one lies from `threshold_low` to `threshold_high`.
+    `dice` is the mean over images at that threshold, `gain` what that is above 0.5. Low and
+    high are 95 % intervals from resampling groups; a gain whose interval holds 0 is no
+    reason to leave 0.5. The threshold is chosen on the images it is scored on, so `gain`
+    flatters: `honest_gain` chooses it for each fold on the other folds (None with one fold).
+    `gain_largest` is what keeping each mask's largest part alone adds at 0.5. `worst` is the
+    lowest Dice of an image.
     """
 
     threshold: float
     level: int
+    threshold_low: float
+    threshold_high: float
     dice: float
     dice_low: float
     dice_high: float
     dice_at_half: float
     gain: float
+    gain_low: float
+    gain_high: float
     honest_gain: float | None
+    gain_largest: float
+    worst: float
     images: int
     groups: int
     folds: int
+    dice_by_fold: dict[str, float]
 
 
 def tune(
     counts: npt.NDArray[np.int64],
     rows: Sequence[Sample],
+    largest: npt.NDArray[np.float64],
     threshold: Literal["auto"] | float,
     bootstrap: int,
     seed: int,
@@ -53,9 +65,10 @@ def tune(
     """Score every threshold on the counts (N, 2, 256) of `rows`.
 
     Args:
+        largest: (N,) Dice of each image at 0.5 with the prediction's largest part alone.
         threshold: `auto` for the best one, or a number to use instead; it is rounded to a
             multiple of 1/256, the resolution of the counts.
-        bootstrap: how many times groups are resampled for the interval.
+        bootstrap: how many times groups are resampled for the intervals.
 
     Returns:
         The result and the Dice of each image at each level, float64 (N, 256).
@@ -65,19 +78,31 @@ def tune(
     level = best_threshold(mean) if threshold == "auto" else round(256 * threshold)
     groups = np.array([row.group for row in rows])
     folds = np.array([row.fold for row in rows])
-    low, high = bootstrap_interval(scores[:, level], groups, bootstrap, seed, CONFIDENCE)
+    drawn = resample_groups(scores, groups, bootstrap, seed)
+    dice_low, dice_high = interval(drawn[:, level], CONFIDENCE)
+    gain_low, gain_high = interval(drawn[:, level] - drawn[:, HALF], CONFIDENCE)
+    # Sums of drawn groups round differently at levels that are equal: that is no best level.
+    levels = np.array([best_threshold(curve) for curve in drawn.round(12)])
+    low, high = interval(levels, CONFIDENCE)
     result = Result(
         threshold=level / 256,
         level=level,
+        threshold_low=low / 256,
+        threshold_high=high / 256,
         dice=float(mean[level]),
-        dice_low=low,
-        dice_high=high,
+        dice_low=dice_low,
+        dice_high=dice_high,
         dice_at_half=float(mean[HALF]),
         gain=float(mean[level] - mean[HALF]),
+        gain_low=gain_low,
+        gain_high=gain_high,
         honest_gain=honest_gain(scores, folds),
+        gain_largest=float((largest - scores[:, HALF]).mean()),
+        worst=float(scores[:, level].min()),
         images=len(rows),
         groups=len(set(groups)),
         folds=len(set(folds)),
+        dice_by_fold={str(k): float(scores[folds == k, level].mean()) for k in sorted(set(folds))},
     )
     return result, scores
 
@@ -122,24 +147,51 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, float_format="%.8f")
 
 
+def _read_measures(folder: Path, folds: Sequence[int], rows: Sequence[Sample]) -> list[Measures]:
+    """The measures of all folds, which must be those of the same images as the counts."""
+    found = [one for fold in folds for one in measures.read(folder / f"fold{fold}-images.csv")]
+    if [one.sample_id for one in found] != [row.sample_id for row in rows]:
+        raise UserError(
+            f"{folder}: found fold<k>-images.csv of {len(found)} images that are not the "
+            f"{len(rows)} of fold<k>.npz; run the validate stage again"
+        )
+    return found
+
+
 def _image_table(
     rows: Sequence[Sample],
     counts: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float64],
     level: int,
+    measured: Sequence[Measures],
 ) -> pd.DataFrame:
     """One row an image: its Dice at the threshold and at 0.5, predicted and true pixels."""
     return pd.DataFrame(
         {
             "sample_id": [row.sample_id for row in rows],
             "group": [row.group for row in rows],
+            "view": breakdown.views(rows),
             "fold": [row.fold for row in rows],
             "dice": scores[:, level],
             "dice_at_half": scores[:, HALF],
             "predicted": counts[:, :, level:].sum(axis=(1, 2)),
             "true": counts[:, 1].sum(axis=1),
+            "parts": [one.parts for one in measured],
+            "uncertain": [one.uncertain for one in measured],
+            "dice_largest_at_half": [one.dice_largest for one in measured],
         }
     )
+
+
+def _write_tables(out: Path, images: pd.DataFrame, mean: npt.NDArray[np.float64]) -> None:
+    curve = pd.DataFrame({"threshold": np.arange(256) / 256, "dice": mean})
+    _write_table(out / "thresholds.csv", curve)
+    _write_table(out / "images.csv", images)
+    ids = images["sample_id"].tolist()
+    for name in ("fold", "view", "group"):
+        scores = (images[column].to_numpy(np.float64) for column in ("dice", "dice_at_half"))
+        found = breakdown.table(name, images[name].tolist(), ids, *scores)
+        _write_table(out / f"{name}s.csv", found)
 
 
 @command
@@ -149,22 +201,28 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
-    parser.add_argument("--counts", type=Path, required=True, help="folder of fold<k>.npz")
+    parser.add_argument(
+        "--counts", type=Path, required=True, help="folder of fold<k>.npz and -images.csv"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     args = parser.parse_args()
     recipe = params.load(args.recipe)
     folds = params.load_folds(args.params, recipe.split.folds)
     settings = recipe.tune
     counts, rows = _read_counts(args.counts, folds, samples.read(args.samples))
-    result, scores = tune(counts, rows, settings.threshold, settings.bootstrap, settings.seed)
-    curve = pd.DataFrame({"threshold": np.arange(256) / 256, "dice": scores.mean(axis=0)})
-    _write_table(args.out / "thresholds.csv", curve)
-    _write_table(args.out / "images.csv", _image_table(rows, counts, scores, result.level))
+    measured = _read_measures(args.counts, folds, rows)
+    largest = np.array([one.dice_largest for one in measured])
+    result, scores = tune(
+        counts, rows, largest, settings.threshold, settings.bootstrap, settings.seed
+    )
+    images = _image_table(rows, counts, scores, result.level, measured)
+    _write_tables(args.out, images, scores.mean(axis=0))
     values = json.dumps(dataclasses.asdict(result), indent=2)
     files.write_text(args.out / "metrics.json", values + "\n")
     print(
         f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
-        f"({result.dice_low:.5f} to {result.dice_high:.5f}), {result.gain:+.6f} against 0.5"
+        f"({result.dice_low:.5f} to {result.dice_high:.5f}), {result.gain:+.6f} against 0.5 "
+        f"({result.gain_low:+.6f} to {result.gain_high:+.6f})"
     )
 
 

@@ -2,59 +2,90 @@
 
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pipeline import files, hardware, model, params, samples
-from pipeline.archives import Archives
-from pipeline.dice import HALF, count_levels, dice_by_threshold, levels
+from pipeline import files, gallery, hardware, measures, model, params, rle, runs, samples
+from pipeline.archives import Archives, base_name
+from pipeline.dice import HALF, count_levels, levels
 from pipeline.errors import UserError, command
+from pipeline.gallery import Kind
 from pipeline.images import decode_image, decode_mask
 from pipeline.inference import Prediction, full_resolution
 from pipeline.inference import stream as stream_predictions
-from pipeline.report import encode_jpeg, overlay
+from pipeline.measures import Measures
+from pipeline.overlay import encode_jpeg
 from pipeline.samples import Sample
 
 
 def validate(
-    predictions: Iterator[Prediction], archives: Archives, total: int
-) -> npt.NDArray[np.int64]:
-    """Count pixels per probability level at full resolution.
+    predictions: Iterator[Prediction],
+    archives: Archives,
+    total: int,
+    keep: Callable[[Sample, str], None],
+) -> tuple[npt.NDArray[np.int64], list[Measures]]:
+    """Count the pixels of every image at each probability level, and measure it at 0.5.
+
+    Args:
+        keep: called with each row and the run-length text of its prediction at 0.5.
 
     Returns:
-        int64 (N, 2, 256): for each image, in order, the pixels of its background and of its
-        foreground at each level.
+        int64 (N, 2, 256), for each image, in order, the pixels of its background and of its
+        foreground at each level; and the measures of each, all at full resolution.
 
     Raises:
         UserError: an image or a mask does not decode.
     """
-    counts = np.zeros((total, 2, 256), np.int64)
+    counts, measured = np.zeros((total, 2, 256), np.int64), []
     bar = tqdm(predictions, total=total, desc="validate", unit="img")
     for index, prediction in enumerate(bar):
         if prediction.error:
             raise UserError(prediction.error)
         row = prediction.row
-        probability = full_resolution(prediction.probability, row.size)
-        counts[index] = count_levels(levels(probability), _truth(archives, row))
-    return counts
+        found = levels(full_resolution(prediction.probability, row.size))
+        truth = _truth(archives, row)
+        counts[index] = count_levels(found, truth)
+        text = rle.encode(found >= HALF)
+        at_half = runs.read(text, row.height, row.width)
+        measured.append(
+            measures.measure(row.sample_id, counts[index], at_half, runs.of_mask(truth), row.width)
+        )
+        keep(row, text)
+    return counts, measured
+
+
+def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
+    """Which images to draw: the indices of the lowest scores, worst first, then random others.
+
+    The random ones are drawn without looking at the scores, so they show what is usual.
+    """
+    order = np.argsort(scores, kind="stable")
+    others = np.random.default_rng(seed).permutation(np.sort(order[worst:]))
+    lowest: list[tuple[int, Kind]] = [(int(index), "worst") for index in order[:worst]]
+    return lowest + [(int(index), "random") for index in np.sort(others[:random])]
 
 
 def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
     return decode_mask(archives.read(row.mask), row.size, row.mask)
 
 
-def _draw(folder: Path, predictions: Iterator[Prediction], archives: Archives) -> None:
-    """Write one overlay an image, named by rank."""
-    for rank, prediction in enumerate(predictions, start=1):
+def _draw(
+    folder: Path, kinds: Sequence[Kind], predictions: Iterator[Prediction], archives: Archives
+) -> Iterator[gallery.Picture]:
+    """Write one overlay an image, named by kind and rank, and yield its pictures."""
+    for rank, (kind, prediction) in enumerate(zip(kinds, predictions, strict=True), start=1):
         row = prediction.row
         image = decode_image(archives.read(row.image), row.size, row.image)
         mask = full_resolution(prediction.probability, row.size) >= HALF / 256
-        picture = overlay(image, mask, _truth(archives, row) > 0)
-        (folder / f"{rank:02d}-{row.sample_id}.jpg").write_bytes(encode_jpeg(picture))
+        truth = _truth(archives, row) > 0
+        picture = encode_jpeg(gallery.panels(image, mask, truth))
+        number = rank if kind == "worst" else rank - kinds.index("random")
+        (folder / f"{kind}-{number:02d}-{row.sample_id}.jpg").write_bytes(picture)
+        yield gallery.picture(row.sample_id, kind, image, mask, truth)
 
 
 def _write_counts(path: Path, rows: Sequence[Sample], counts: npt.NDArray[np.int64]) -> None:
@@ -62,6 +93,12 @@ def _write_counts(path: Path, rows: Sequence[Sample], counts: npt.NDArray[np.int
         np.savez_compressed(
             stream, sample_id=np.array([row.sample_id for row in rows]), counts=counts
         )
+
+
+def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
+    """A submission of the fold's own images, for `pipeline.score`."""
+    rows = "".join(f"{name},{text}\n" for name, text in texts)
+    files.write_text(path, f"img,rle_mask\n{rows}")
 
 
 @command
@@ -74,7 +111,10 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
     parser.add_argument("--model", type=Path, required=True, help="the fold's model.pt")
     parser.add_argument("--out", type=Path, required=True, help="counts to write (.npz)")
-    parser.add_argument("--worst", type=Path, required=True, help="folder for overlays")
+    parser.add_argument("--images", type=Path, required=True, help="measures to write (.csv)")
+    parser.add_argument("--overlays", type=Path, required=True, help="folder for pictures")
+    parser.add_argument("--gallery", type=Path, required=True, help="report's pictures (.zip)")
+    parser.add_argument("--masks", type=Path, help="also write the masks at 0.5 (.csv)")
     args = parser.parse_args()
     recipe = params.load(args.recipe)
     params.check_fold(args.fold, recipe.split.folds, "--fold")
@@ -98,15 +138,26 @@ def main() -> None:
             runtime.batch_size, hardware.workers(runtime.workers),
         )  # fmt: skip
 
-    counts = validate(predict(rows), archives, len(rows))
-    scores = dice_by_threshold(counts)[:, HALF]
-    if args.worst.exists():
-        shutil.rmtree(args.worst)
-    args.worst.mkdir(parents=True)
-    worst = [rows[index] for index in np.argsort(scores, kind="stable")[: settings.worst]]
-    _draw(args.worst, predict(worst), archives)
+    texts: list[tuple[str, str]] = []
+
+    def keep(row: Sample, text: str) -> None:
+        if args.masks:
+            texts.append((base_name(row.image), text))
+
+    counts, measured = validate(predict(rows), archives, len(rows), keep)
+    if args.masks:
+        _write_masks(args.masks, texts)
+    scores = [one.dice for one in measured]
+    chosen = choose(scores, settings.worst, settings.random, args.fold)
+    if args.overlays.exists():
+        shutil.rmtree(args.overlays)
+    args.overlays.mkdir(parents=True)
+    kinds = [kind for _, kind in chosen]
+    again = predict([rows[index] for index, _ in chosen])
+    gallery.write(args.gallery, _draw(args.overlays, kinds, again, archives))
+    measures.write(args.images, measured)
     _write_counts(args.out, rows, counts)
-    print(f"fold {args.fold}: out-of-fold Dice {scores.mean():.5f} at 0.5, {len(rows)} images")
+    print(f"fold {args.fold}: out-of-fold Dice {np.mean(scores):.5f} at 0.5, {len(rows)} images")
 
 
 if __name__ == "__main__":

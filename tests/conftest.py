@@ -97,6 +97,7 @@ def tiny_recipe(name: str = "sample") -> dict:
     recipe["download"] = {"kind": "competition", "slug": SLUG, "files": files, "optional_files": []}
     recipe["split"]["folds"] = 2
     recipe["train"] |= {"size": [32, 64], "epochs": 1, "batch_size": 4}
+    recipe["validate"] |= {"worst": 4, "random": 2}
     recipe["tune"]["bootstrap"] = 50
     recipe["runtime"] |= {
         "accelerator": "cpu",

@@ -177,29 +177,44 @@ def test_best_threshold():
         dice.best_threshold(np.zeros(100))
 
 
+def bootstrap_interval(values, groups, repeats, seed, confidence):
+    drawn = dice.resample_groups(values, groups, repeats, seed)
+    assert drawn.shape == (repeats,)
+    return dice.interval(drawn, confidence)
+
+
+def test_columns_are_resampled_together():
+    values = np.random.default_rng(0).random((40, 3))
+    groups = np.arange(40) // 4
+    together = dice.resample_groups(values, groups, 30, 5)
+    for column in range(3):
+        alone = dice.resample_groups(values[:, column], groups, 30, 5)
+        np.testing.assert_allclose(together[:, column], alone, atol=1e-12)
+
+
 def test_bootstrap_is_seeded_and_holds_the_mean():
     random = np.random.default_rng(0)
     groups = np.repeat([f"car{i}" for i in range(60)], 16)
     values = random.normal(0.99, 0.002, 60).repeat(16) + random.normal(0, 0.001, 960)
-    low, high = dice.bootstrap_interval(values, groups, 2000, 7, 0.95)
-    assert (low, high) == dice.bootstrap_interval(values, groups, 2000, 7, 0.95)
-    assert (low, high) != dice.bootstrap_interval(values, groups, 2000, 8, 0.95)
+    low, high = bootstrap_interval(values, groups, 2000, 7, 0.95)
+    assert (low, high) == bootstrap_interval(values, groups, 2000, 7, 0.95)
+    assert (low, high) != bootstrap_interval(values, groups, 2000, 8, 0.95)
     assert low < values.mean() < high
     # The spread is that of 60 cars, not of 960 images.
     expected = 2 * 1.96 * values.reshape(60, 16).mean(axis=1).std() / np.sqrt(60)
     assert high - low == pytest.approx(expected, rel=0.1)
-    narrow = dice.bootstrap_interval(values, groups, 2000, 7, 0.5)
+    narrow = bootstrap_interval(values, groups, 2000, 7, 0.5)
     assert low < narrow[0] < narrow[1] < high
     shuffled = random.permutation(960)
-    again = dice.bootstrap_interval(values[shuffled], groups[shuffled], 2000, 7, 0.95)
+    again = bootstrap_interval(values[shuffled], groups[shuffled], 2000, 7, 0.95)
     assert again == pytest.approx((low, high), abs=1e-12)
 
 
 def test_bootstrap_weighs_images_not_groups():
     values, groups = np.array([0.0, 1.0, 1.0, 1.0]), np.array([5, 9, 9, 9])
-    low, high = dice.bootstrap_interval(values, groups, 500, 0, 0.9)
+    low, high = bootstrap_interval(values, groups, 500, 0, 0.9)
     assert (low, high) == (0, 1)
-    assert dice.bootstrap_interval(values, np.zeros(4), 50, 0, 0.9) == (0.75, 0.75)
+    assert bootstrap_interval(values, np.zeros(4), 50, 0, 0.9) == (0.75, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -208,4 +223,4 @@ def test_bootstrap_weighs_images_not_groups():
 )
 def test_bootstrap_refuses(values, groups, repeats, confidence):
     with pytest.raises(AssertionError):
-        dice.bootstrap_interval(np.array(values), np.array(groups), repeats, 0, confidence)
+        bootstrap_interval(np.array(values), np.array(groups), repeats, 0, confidence)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-COMMANDS = {"submit"}  # verbs outside the graph
+COMMANDS = {"submit", "score"}  # verbs outside the graph
 VERBS = set(STAGES) | COMMANDS
 PACKAGES = [path.parent for path in (ROOT / "pipeline").glob("*/__init__.py")]
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
@@ -48,6 +49,8 @@ def closure(path: Path) -> set[Path]:
 
 def expected_deps(stage: str) -> set[str]:
     files = {str(path.relative_to(ROOT)) for path in closure(ROOT / f"pipeline/{stage}.py")}
+    if any('"templates"' in (ROOT / file).read_text() for file in files):
+        files.add("pipeline/templates")
     for package in PACKAGES:
         inside = {str(path.relative_to(ROOT)) for path in package.glob("[!_]*.py")}
         if inside <= files:  # all of its modules: named as a folder
@@ -140,7 +143,7 @@ def test_packages_export_nothing() -> None:
 
 
 def test_torch_stays_out_of_what_does_not_compute() -> None:
-    for verb in {"download", "split", "tune", "submit"}:
+    for verb in {"download", "split", "tune", "submit", "score", "report"}:
         for path in closure(ROOT / f"pipeline/{verb}.py"):
             text = path.read_text()
             assert not re.search(r"^\s*(import|from) torch\b", text, re.M), f"{verb} loads {path}"
@@ -150,3 +153,18 @@ def test_training_and_prediction_need_neither_dvc_nor_kaggle() -> None:
     for verb in ("train", "validate", "predict"):
         for path in closure(ROOT / f"pipeline/{verb}.py"):
             assert not re.search(r"^\s*(import|from) (dvc|kaggle)", path.read_text(), re.M), path
+
+
+def test_matplotlib_stays_out_of_what_draws_nothing() -> None:
+    """Importing it takes longer than tuning."""
+    for verb in VERBS - {"report"}:
+        for path in closure(ROOT / f"pipeline/{verb}.py"):
+            text = path.read_text()
+            assert not re.search(r"^\s*(import|from) (matplotlib|jinja2)\b", text, re.M), path
+
+
+def test_templates_are_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["pipeline"]
+    listed = {path for pattern in patterns for path in (ROOT / "pipeline").glob(pattern)}
+    assert listed == set((ROOT / "pipeline/templates").iterdir())

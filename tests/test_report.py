@@ -1,22 +1,448 @@
+"""The report stage on a run with 128 images of real size, and its page in a real browser."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
+import pytest
+from conftest import ROOT, TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_archives, write_yaml
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from pipeline.images import decode_image
-from pipeline.report import FALSE_POSITIVE, HIT, MISSED, OPACITY, encode_jpeg, overlay
+from pipeline import gallery, measures, report, rle, samples, tune
+from pipeline.dice import count_levels
+from pipeline.measures import Measures
+from pipeline.samples import Entry, Sample
+from pipeline.sources import sample_cars
+
+REAL = Path(
+    os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions/carvana-image-masking-challenge"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+CARS, FOLDS = 8, 2
 
 
-def test_each_kind_of_pixel_has_its_colour() -> None:
-    image = np.full((1, 4, 3), 100, np.uint8)
-    prediction = np.array([[True, False, True, False]])
-    truth = np.array([[True, True, False, False]])
-    painted = overlay(image, prediction, truth)
-    for column, colour in enumerate((HIT, MISSED, FALSE_POSITIVE)):
-        expected = np.round((1 - OPACITY) * 100 + OPACITY * np.array(colour))
-        np.testing.assert_array_equal(painted[0, column], expected)
-    np.testing.assert_array_equal(painted[0, 3], [100, 100, 100])
+# --- a run: 8 cars of 16 views in two folds, photographs of real size, four test images
 
 
-def test_a_jpeg_comes_back_in_rgb() -> None:
-    image = np.zeros((16, 16, 3), np.uint8)
-    image[:, :, 0] = 200
-    decoded = decode_image(encode_jpeg(image), (16, 16), "overlay")
-    assert decoded[..., 0].mean() > 190 and decoded[..., 2].mean() < 10
+def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Eight images of the built-in sample and their masks."""
+    files = sample_cars._draw_views(seed=1, index=0, first=1)
+    return [(decoded(file.image), decoded(file.mask) > 0) for file in files]
+
+
+def photographed() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Eight real images and their masks."""
+    with (
+        zipfile.ZipFile(REAL / "train.zip") as images,
+        zipfile.ZipFile(REAL / "train_masks.zip") as masks,
+    ):
+        stems = [Path(name).stem for name in images.namelist() if name.endswith(".jpg")][:8]
+        return [
+            (
+                decoded(images.read(f"train/{stem}.jpg")),
+                decoded(masks.read(f"train_masks/{stem}_mask.gif")) > 0,
+            )
+            for stem in stems
+        ]
+
+
+def decoded(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def shifted(mask: np.ndarray, by: int) -> np.ndarray:
+    """A prediction that is wrong along the edges."""
+    return np.roll(mask, by, axis=1)
+
+
+def rows_of(table: list[Entry], split: str) -> list[Sample]:
+    """Training rows with folds and shares, test rows with the tiny archives' size."""
+    return [
+        Sample(
+            entry.sample_id, split, entry.group, entry.image, entry.mask,
+            int(entry.group) % FOLDS if split == "train" else samples.NO_FOLD, 64, 96,
+            (0.2 + int(entry.sample_id[-2:]) / 100) if split == "train" else 0.0,
+        )
+        for entry in table
+    ]  # fmt: skip
+
+
+def write_run(folder: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """All that the report stage reads, as the other stages write it."""
+    write_tiny_archives(folder / "raw")
+    recipe = tiny_recipe()
+    write_yaml(folder / "tiny.yaml", recipe)
+    write_yaml(folder / "params.yaml", {"recipes": ["tiny"], "folds": list(range(FOLDS))})
+    training = [
+        Entry(f"{car}_{view:02d}", "train", str(car), "a.zip!a.jpg", "b.zip!b.gif")
+        for car in range(CARS)
+        for view in range(1, 17)
+    ]
+    test = [
+        Entry(f"{car}_{view}", "test", car, f"test.zip!test/{car}_{view}.jpg", "")
+        for car in TEST_CARS
+        for view in VIEWS
+    ]
+    rows = sorted(rows_of(training, "train"), key=lambda row: row.fold)
+    samples.write(folder / "samples.csv", rows + rows_of(test, "test"))
+    write_out_of_fold(folder, rows, pairs)
+    for fold in range(FOLDS):
+        runs = folder / f"runs/fold{fold}"
+        runs.mkdir(parents=True)
+        history = [f"{k},{1 / k},{1 - 0.3 / k},0.001,12.5" for k in range(1, 6)]
+        lines = ["epoch,loss,dice,learning_rate,images_per_second", *history]
+        (runs / "history.csv").write_text("\n".join(lines))
+        (runs / "metrics.json").write_text(json.dumps({"dice": 0.94, "epoch": 5, "loss": 0.2}))
+    write_submission(folder / "submission")
+
+
+def write_out_of_fold(
+    folder: Path, rows: list[Sample], pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    generator = np.random.default_rng(0)
+    counts, measured = [], []
+    for row in rows:
+        truth = tiny_mask(int(row.group)) > 0
+        noise = generator.normal(0, 20 + int(row.group), truth.shape)
+        levels = np.clip(np.where(truth, 190, 70) + noise, 0, 255).astype(np.uint8)
+        counts.append(count_levels(levels, truth))
+        half = float(2 * (truth & (levels >= 128)).sum() / (truth.sum() + (levels >= 128).sum()))
+        measured.append(Measures(row.sample_id, half, half, 900, 1000, int(row.group) + 1, 0.05))
+    settings = {"threshold": "auto", "bootstrap": 100, "seed": 0}
+    largest = np.array([one.dice_largest for one in measured])
+    result, scores = tune.tune(np.stack(counts), rows, largest, **settings)
+    images = tune._image_table(rows, np.stack(counts), scores, result.level, measured)
+    tune._write_tables(folder / "eval", images, scores.mean(axis=0))
+    (folder / "eval/metrics.json").write_text(json.dumps(vars(result)))
+    layers = [
+        gallery.picture("", "worst", image, shifted(mask, 3 * i), mask)
+        for i, (image, mask) in enumerate(pairs)
+    ]
+    for fold in range(FOLDS):
+        mine = [i for i, row in enumerate(rows) if row.fold == fold]
+        measures.write(folder / f"oof/fold{fold}-images.csv", [measured[i] for i in mine])
+        pictures = [
+            gallery.Picture(
+                rows[i].sample_id, "random" if number % 4 == 0 else "worst",
+                layers[i % len(layers)].whole, layers[i % len(layers)].window,
+            )
+            for number, i in enumerate(mine)
+        ]  # fmt: skip
+        gallery.write(folder / f"oof/fold{fold}-gallery.zip", pictures)
+
+
+def write_submission(folder: Path) -> None:
+    """One usual mask, an empty one, one in many parts, one that was not readable."""
+    usual = np.zeros((64, 96), bool)
+    usual[10:40, 20:70] = True
+    specks = usual.copy()
+    specks[44:60:4, 4:90:4] = True
+    names = [f"{car}_{view}.jpg" for car in TEST_CARS for view in VIEWS]
+    masks = [usual, np.zeros_like(usual), specks, np.zeros_like(usual)]
+    rows = [f"{name},{rle.encode(mask)}\n" for name, mask in zip(names, masks, strict=True)]
+    folder.mkdir()
+    (folder / "submit.csv.gz").write_bytes(gzip.compress(f"img,rle_mask\n{''.join(rows)}".encode()))
+    with (folder / "images.csv").open("w", newline="") as stream:
+        writer_of_notes = csv.writer(stream, lineterminator="\n")
+        writer_of_notes.writerow(("img", "foreground", "disagreement", "error"))
+        for name, mask, disagreement in zip(names, masks, (0.031, 0, 0, 0), strict=True):
+            error = "test.zip!x.jpg: cut short, <b>indeed</b>" if name == names[3] else ""
+            writer_of_notes.writerow((name, mask.sum(), disagreement, error))
+
+
+def run_stage(folder: Path) -> None:
+    arguments = [str(folder / "tiny.yaml")]
+    for option, name in {
+        "params": "params.yaml", "raw": "raw", "samples": "samples.csv", "runs": "runs",
+        "oof": "oof", "evaluation": "eval", "submission": "submission",
+        "sanity": "eval/sanity.csv", "out": "eval/report.html",
+    }.items():  # fmt: skip
+        arguments += [f"--{option}", str(folder / name)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["report", *arguments])
+        report.main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_run(folder, drawn())
+    run_stage(folder)
+    return folder
+
+
+# --- the stage
+
+
+def test_findings_are_listed(finished: Path) -> None:
+    with (finished / "eval/sanity.csv").open() as stream:
+        found = {row["img"]: row for row in csv.DictReader(stream)}
+    names = [f"{car}_{view}.jpg" for car in TEST_CARS for view in VIEWS]
+    assert list(found)[:2] == [names[3], names[1]], "the gravest first"
+    assert "unreadable" in found[names[3]]["reasons"]
+    assert found[names[1]]["reasons"] == "the mask is empty"
+    assert "parts, no out-of-fold mask has more than 8" in found[names[2]]["reasons"]
+    assert "disagree on 3.10% of the pixels (number 1)" in found[names[0]]["reasons"]
+
+
+def test_the_page_is_one_small_file_of_100_images(finished: Path) -> None:
+    text = (finished / "eval/report.html").read_text()
+    assert text.count('class="card" data-name') == 100
+    assert len(text.encode()) < 8e6
+    outside = [part for part in text.split('"') if part.startswith(("http:", "https:", "//"))]
+    assert set(outside) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_text_is_escaped(finished: Path) -> None:
+    text = (finished / "eval/report.html").read_text()
+    assert "<b>indeed</b>" not in text and "&lt;b&gt;indeed" in text
+
+
+def test_equal_results_make_equal_charts(finished: Path) -> None:
+    before = (finished / "eval/report.html").read_text()
+    run_stage(finished)
+    after = (finished / "eval/report.html").read_text()
+    written = [line for line in before.splitlines() if "UTC" not in line]
+    assert written == [line for line in after.splitlines() if "UTC" not in line]
+
+
+def test_a_data_set_without_test_images_says_so(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    rows = samples.read(tmp_path / "run/samples.csv")
+    samples.write(tmp_path / "run/samples.csv", [row for row in rows if row.split == "train"])
+    (tmp_path / "run/submission/submit.csv.gz").unlink()
+    (tmp_path / "run/submission/images.csv").write_text("img,foreground,disagreement,error\n")
+    run_stage(tmp_path / "run")
+    text = (tmp_path / "run/eval/report.html").read_text()
+    assert "no test images, so there is no submission" in text and "To look at" not in text
+    assert (tmp_path / "run/eval/sanity.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("submission/images.csv", "predict"),
+        ("eval/views.csv", "tune"),
+        ("eval/metrics.json", "tune"),
+        ("oof/fold1-gallery.zip", "validate"),
+        ("runs/fold0/history.csv", "train"),
+    ],
+)
+def test_missing_inputs_name_the_stage(
+    finished: Path, tmp_path: Path, name: str, stage: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(SystemExit, match=f"{Path(name).name}: .*run the {stage} stage"):
+        run_stage(tmp_path / "run")
+
+
+# --- the page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None and os.environ.get("CI") == "true":
+        pytest.fail("no chromium on this machine; install it (apt-get install chromium)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine to open the report with")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page opened without a network, and all that it complained about or asked for."""
+
+    def __init__(self, browser: Browser, path: Path, width: int, scheme: str) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+        )
+        self.page: Page = self.context.new_page()
+        self.problems: list[str] = []
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self._on_request(request.url))
+        self.page.goto(path.as_uri())
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        self.problems.append(f"{message.type}: {message.text}")
+
+    def _on_request(self, url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            self.problems.append(f"asked for {url}")
+
+    def scores(self) -> list[float]:
+        """Dice of the cards that are seen, in their order."""
+        seen = self.page.locator("#cards > .card:visible")
+        return [float(value) for value in seen.evaluate_all("all => all.map(c => c.dataset.dice)")]
+
+    def opacity(self, where: str) -> dict[str, bool]:
+        """Which layers are seen in the first picture under `where`."""
+        return {
+            mode: self.page.locator(f"{where} .layer.{mode}").first.is_visible()
+            for mode in ("difference", "prediction", "truth")
+        }
+
+
+@pytest.fixture
+def opened(browser: Browser, finished: Path) -> Iterator[Opened]:
+    opened = Opened(browser, finished / "eval/report.html", 1280, "light")
+    yield opened
+    opened.context.close()
+    assert opened.problems == []
+
+
+def test_every_picture_is_whole(opened: Opened) -> None:
+    images = "images => images.filter(i => i.naturalWidth === 0).length"
+    assert opened.page.locator("img").evaluate_all(images) == 0
+    assert opened.page.locator(".chart svg").count() == 7
+    assert opened.page.evaluate("document.querySelectorAll('[id]').length") == opened.page.evaluate(
+        "new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size"
+    ), "no two elements share a name"
+
+
+def test_images_are_sorted(opened: Opened) -> None:
+    scores = opened.scores()
+    assert len(scores) == 100 and scores == sorted(scores)
+    opened.page.select_option("select[name=sort]", "-dice")
+    assert opened.scores() == sorted(scores, reverse=True)
+    opened.page.select_option("select[name=sort]", "name")
+    names = opened.page.locator("#cards > .card").evaluate_all(
+        "all => all.map(c => c.dataset.name)"
+    )
+    assert names == sorted(names)
+
+
+def test_images_are_filtered(opened: Opened) -> None:
+    page, count = opened.page, opened.page.locator("#count")
+    page.select_option("select[name=fold]", "1")
+    page.select_option("select[name=kind]", "random")
+    some = page.locator("#cards > .card:visible")
+    assert 0 < some.count() < 100
+    values = some.evaluate_all("all => all.map(c => c.dataset.fold + c.dataset.kind)")
+    assert set(values) == {"1random"}
+    assert count.inner_text() == f"{some.count()} images"
+    page.fill("input[name=text]", "no such car")
+    assert some.count() == 0 and page.locator("#none").is_visible()
+    page.click("#reset")
+    assert some.count() == 100 and not page.locator("#none").is_visible()
+    page.select_option("select[name=view]", "07")
+    assert {name[-2:] for name in some.evaluate_all("all => all.map(c => c.dataset.name)")} == {
+        "07"
+    }
+
+
+def test_layers_are_toggled(opened: Opened) -> None:
+    for mode in ("prediction", "truth", "difference"):
+        opened.page.check(f"input[value={mode}]")
+        assert opened.opacity("#cards") == {
+            "difference": False, "prediction": False, "truth": False, mode: True,
+        }  # fmt: skip
+    opened.page.check("input[value=photograph]")
+    assert not any(opened.opacity("#cards").values())
+
+
+def test_an_image_opens_large_and_keys_work(opened: Opened) -> None:
+    page = opened.page
+    first, second = page.locator("#cards .open").nth(0), page.locator("#cards .open").nth(1)
+    first.focus()
+    page.keyboard.press("Enter")
+    title = page.locator("#large-title")
+    assert page.locator("#large").is_visible() and "Dice" in title.inner_text()
+    assert page.locator("#large-window img").count() == 4
+    shown = title.inner_text()
+    page.keyboard.press("ArrowRight")
+    name = second.get_attribute("aria-label") or ""
+    assert title.inner_text() != shown and title.inner_text().split(":")[0] == name.split(",")[0]
+    page.keyboard.press("3")
+    assert opened.opacity("#large-whole")["truth"]
+    assert page.locator("[data-mode-button=truth]").get_attribute("aria-pressed") == "true"
+    page.keyboard.press("ArrowLeft")
+    assert title.inner_text() == shown
+    page.keyboard.press("Escape")
+    assert not page.locator("#large").is_visible()
+    assert page.evaluate("document.activeElement.className") == "open", "back where one was"
+    page.click("#cards .open >> nth=1")
+    page.click("#close")
+    assert not page.locator("#large").is_visible()
+
+
+def test_everything_has_a_name_for_screen_readers(opened: Opened) -> None:
+    unnamed = opened.page.evaluate(
+        """() => [...document.querySelectorAll("button, select, input, a, dialog, [role=region]")]
+        .filter(e => !(e.innerText?.trim() || e.getAttribute("aria-label") || e.labels?.length
+                       || e.getAttribute("aria-labelledby"))).map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+    assert opened.page.locator("img:not([alt])").count() == 0
+    levels = opened.page.locator("main h1, main h2, main h3").evaluate_all(
+        "all => all.map(e => Number(e.tagName[1]))"
+    )
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(browser: Browser, finished: Path, width: int) -> None:
+    opened = Opened(browser, finished / "eval/report.html", width, "dark")
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.page.click("#cards .open >> nth=0")
+    assert opened.page.evaluate("document.querySelector('dialog').scrollWidth") <= width
+    opened.context.close()
+    assert opened.problems == []
+
+
+def test_the_theme_is_the_system_s_until_one_is_chosen(browser: Browser, finished: Path) -> None:
+    opened = Opened(browser, finished / "eval/report.html", 800, "dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = opened.page.evaluate(paper)
+    opened.page.click("#theme")
+    light = opened.page.evaluate(paper)
+    assert light != dark and opened.page.inner_text("#theme") == "Theme: light"
+    opened.page.click("#theme")
+    assert opened.page.evaluate(paper) == dark
+    opened.page.click("#theme")
+    assert opened.page.evaluate(paper) == dark and opened.page.inner_text("#theme").endswith("m")
+    opened.context.close()
+
+
+def looked_at(browser: Browser, path: Path) -> None:
+    """Open a page, and use it once."""
+    assert path.stat().st_size < 8e6
+    for width in (360, 1280):
+        opened = Opened(browser, path, width, "light")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.scores() == sorted(opened.scores()) != []
+        opened.page.click("#cards .open >> nth=0")
+        opened.page.keyboard.press("2")
+        assert opened.opacity("#large-whole")["prediction"]
+        opened.context.close()
+        assert opened.problems == []
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="PIPELINE_DATA names no folder with real archives")
+def test_a_page_of_100_real_photographs(browser: Browser, tmp_path: Path) -> None:
+    write_run(tmp_path, photographed())
+    run_stage(tmp_path)
+    assert (tmp_path / "eval/report.html").read_text().count('class="card" data-name') == 100
+    looked_at(browser, tmp_path / "eval/report.html")
+
+
+def test_the_reports_of_runs_made_here(browser: Browser) -> None:
+    reports = sorted(ROOT.glob("eval/*/report.html"))
+    if not reports:
+        pytest.skip("no eval/<recipe>/report.html here; dvc repro makes one")
+    for path in reports:
+        looked_at(browser, path)

@@ -26,10 +26,10 @@ from conftest import (
     write_yaml,
 )
 
-from pipeline import files, submission
+from pipeline import files, gallery, measures, submission
 
 BIN = Path(sys.executable).parent
-STAGES = ("download", "split", "train", "validate", "tune", "predict")
+STAGES = ("download", "split", "train", "validate", "tune", "predict", "report")
 
 
 class Project:
@@ -79,8 +79,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after its first `dvc repro`; tests that change it must change it back."""
     project = Project(tmp_path_factory.mktemp("stages"))
     assert sorted(project.repro()) == [
-        "download@tiny", "predict@tiny", "split@tiny", "train@tiny-0", "train@tiny-1",
-        "tune@tiny", "validate@tiny-0", "validate@tiny-1",
+        "download@tiny", "predict@tiny", "report@tiny", "split@tiny", "train@tiny-0",
+        "train@tiny-1", "tune@tiny", "validate@tiny-0", "validate@tiny-1",
     ]  # fmt: skip
     return project
 
@@ -118,9 +118,17 @@ def test_the_first_run_leaves_every_result(finished: Project) -> None:
         content = np.load(finished.folder / f"oof/tiny/fold{fold}.npz")
         assert content["sample_id"].tolist() == held_out
         assert (content["counts"].sum(axis=(1, 2)) == 64 * 96).all()
-        overlays = list((finished.folder / f"oof/tiny/fold{fold}-worst").glob("*.jpg"))
-        assert len(overlays) == min(6, tiny_recipe()["validate"]["worst"])
+        measured = measures.read(finished.folder / f"oof/tiny/fold{fold}-images.csv")
+        assert [one.sample_id for one in measured] == held_out
+        pictures = gallery.read(finished.folder / f"oof/tiny/fold{fold}-gallery.zip")
+        assert [one.kind for one in pictures] == ["worst"] * 4 + ["random"] * 2
+        overlays = (finished.folder / f"oof/tiny/fold{fold}-overlays").glob("*.jpg")
+        assert sorted(path.name.rsplit("-", 1)[0] for path in overlays) == [
+            "random-01", "random-02", "worst-01", "worst-02", "worst-03", "worst-04",
+        ]  # fmt: skip
         assert (finished.folder / f"runs/tiny/fold{fold}/history.csv").is_file()
+    assert (finished.folder / "eval/tiny/report.html").read_text().startswith("<!doctype html>")
+    assert (finished.folder / "eval/tiny/sanity.csv").read_text().startswith("img,view,")
     assert not list((finished.folder / "work/tiny").glob("*")), "scratch is deleted on success"
 
 
@@ -130,18 +138,21 @@ def test_a_second_run_does_nothing(finished: Project) -> None:
 
 def test_a_change_reruns_what_follows_from_it_alone(finished: Project) -> None:
     finished.change("tiny", "tune", bootstrap=60)
-    assert [name for name in finished.repro() if name != "predict@tiny"] == ["tune@tiny"]
+    ran = finished.repro()
+    assert [name for name in ran if name != "predict@tiny"] == ["tune@tiny", "report@tiny"]
     finished.change("tiny", "predict", compression=1)
-    assert finished.repro() == ["predict@tiny"]
+    assert finished.repro() == ["predict@tiny", "report@tiny"]
     finished.change("tiny", "runtime", batch_size=3)
     assert finished.repro() == [], "runtime is never tracked"
     finished.change("tiny", "validate", tta="none")
-    assert finished.repro() == ["validate@tiny-0", "validate@tiny-1", "tune@tiny", "predict@tiny"]
+    assert finished.repro() == [
+        "validate@tiny-0", "validate@tiny-1", "tune@tiny", "predict@tiny", "report@tiny",
+    ], "not train"  # fmt: skip
 
 
 def test_switching_recipes_and_back_recomputes_nothing(finished: Project) -> None:
     finished.params(["other"])
-    assert len(finished.repro()) == 8
+    assert len(finished.repro()) == 9
     finished.params(["tiny"])
     assert finished.repro() == []
     finished.params(["other", "tiny"])
@@ -154,7 +165,7 @@ def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
     assert shown.returncode == 0 and "eval/tiny/metrics.json" in shown.stdout, shown.stderr
     plots = finished.run("dvc", "plots", "show", "--json")
     assert plots.returncode == 0 and "thresholds.csv" in plots.stdout, plots.stderr
-    assert "fold0-worst" in plots.stdout
+    assert "fold0-overlays" in plots.stdout
 
 
 def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
@@ -190,6 +201,22 @@ def test_missing_inputs_name_the_stage_to_run(broken: Project) -> None:
     (broken.folder / "data/tiny/samples.csv").unlink()
     refused(broken.stage("train"), "samples.csv", "run the split stage first")
     assert not list(broken.folder.glob("submissions/tiny/unchecked*"))
+
+
+def test_the_score_of_a_fold_is_the_scorer_s(broken: Project) -> None:
+    """Counted at each level and measured on runs, or written as text and compared with GIFs."""
+    command = yaml.safe_load((broken.folder / "dvc.yaml").read_text())["stages"]["validate"]["cmd"]
+    command = command.replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
+    done = broken.run("sh", "-c", f"{command} --masks fold0.csv")
+    assert done.returncode == 0, done.stderr
+    masks = "data/tiny/raw/train_masks.zip"
+    options = ("--partial", "--out", "scores.csv")
+    done = broken.run("python", "-m", "pipeline.score", "fold0.csv", masks, *options)
+    assert done.returncode == 0, done.stderr
+    with (broken.folder / "scores.csv").open() as stream:
+        scores = {row["img"]: float(row["dice"]) for row in csv.DictReader(stream)}
+    measured = measures.read(broken.folder / "oof/tiny/fold0-images.csv")
+    assert scores == {f"{one.sample_id}.jpg": one.dice for one in measured}
 
 
 def test_a_model_of_another_fold_is_refused(broken: Project) -> None:

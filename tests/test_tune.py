@@ -1,12 +1,16 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from pipeline import samples, tune
+from pipeline import measures, samples, tune
 from pipeline.dice import count_levels, dice, levels
 from pipeline.errors import UserError
+from pipeline.measures import Measures
 from pipeline.samples import Sample
+
+NO_PARTS = np.zeros(24)  # of images in `rows`
 
 
 def rows(cars: int = 6, views: int = 4, folds: int = 3) -> list[Sample]:
@@ -34,19 +38,51 @@ def counted(probabilities: list[np.ndarray], truths: list[np.ndarray]) -> np.nda
 def test_a_threshold_that_is_not_half_is_found() -> None:
     table = rows()
     counts = counted(*maps(len(table), best=170 / 256))
-    result, scores = tune.tune(counts, table, "auto", bootstrap=200, seed=0)
+    result, scores = tune.tune(counts, table, NO_PARTS, "auto", bootstrap=200, seed=0)
     assert result.level == 170 and result.threshold == 170 / 256
-    assert result.dice == 1.0
+    assert result.threshold_low == result.threshold == result.threshold_high, "no car differs"
+    assert result.dice == 1.0 == result.worst
+    assert result.dice_by_fold == {"0": 1.0, "1": 1.0, "2": 1.0}
     assert result.gain == pytest.approx(1 - result.dice_at_half) and result.gain > 0.1
     assert result.honest_gain == pytest.approx(result.gain), "the other folds agree"
     assert (result.images, result.groups, result.folds) == (24, 6, 3)
     assert scores.shape == (24, 256)
 
 
+def test_an_interval_covers_the_best_threshold_of_cars_that_differ() -> None:
+    """Each car has a best threshold of its own, spread about 160/256."""
+    table = rows(cars=30)
+    own = 160 + 8 * np.random.default_rng(1).standard_normal(30)
+    probabilities, _ = maps(len(table), best=0.5)
+    truths = [
+        probability >= own[int(row.group)] / 256
+        for probability, row in zip(probabilities, table, strict=True)
+    ]
+    counts = counted(probabilities, truths)
+    result, scores = tune.tune(counts, table, np.zeros(120), "auto", bootstrap=500, seed=0)
+    assert 150 / 256 < result.threshold_low <= 160 / 256 <= result.threshold_high < 170 / 256
+    assert result.threshold_low < result.threshold_high
+    assert 0 < result.gain_low < result.gain < result.gain_high
+    fixed, _ = tune.tune(counts, table, np.zeros(120), 0.5, bootstrap=500, seed=0)
+    assert (fixed.level, fixed.gain, fixed.gain_low, fixed.gain_high) == (128, 0, 0, 0)
+    assert (fixed.threshold_low, fixed.threshold_high) == (
+        result.threshold_low, result.threshold_high,
+    ), "where the best one lies does not depend on the one that is used"  # fmt: skip
+
+
+def test_the_gain_of_the_largest_part_is_told() -> None:
+    table = rows()
+    counts = counted(*maps(len(table), best=0.5))
+    result, scores = tune.tune(counts, table, np.full(24, 0.75), "auto", bootstrap=50, seed=0)
+    assert result.gain_largest == pytest.approx(0.75 - scores[:, 128].mean())
+
+
 def test_scores_are_those_of_the_maps_themselves() -> None:
     table = rows()
     probabilities, truths = maps(len(table), best=0.4)
-    result, _ = tune.tune(counted(probabilities, truths), table, 0.6, bootstrap=50, seed=0)
+    result, _ = tune.tune(
+        counted(probabilities, truths), table, NO_PARTS, 0.6, bootstrap=50, seed=0
+    )
     assert result.level == 154 and result.threshold == 154 / 256
     pairs = zip(probabilities, truths, strict=True)
     by_hand = [dice(probability >= 154 / 256, truth) for probability, truth in pairs]
@@ -59,10 +95,14 @@ def test_the_interval_is_over_cars() -> None:
     for index, row in enumerate(table):
         if row.group == "0":
             truths[index] = ~truths[index]  # one car is all wrong
-    result, _ = tune.tune(counted(probabilities, truths), table, 0.5, bootstrap=500, seed=0)
+    result, _ = tune.tune(
+        counted(probabilities, truths), table, np.zeros(32), 0.5, bootstrap=500, seed=0
+    )
     assert result.dice_low < result.dice < result.dice_high
     assert result.dice_low == pytest.approx(5 / 8, abs=0.13)
-    again, _ = tune.tune(counted(probabilities, truths), table, 0.5, bootstrap=500, seed=0)
+    again, _ = tune.tune(
+        counted(probabilities, truths), table, np.zeros(32), 0.5, bootstrap=500, seed=0
+    )
     assert again == result
 
 
@@ -92,3 +132,40 @@ def test_counts_of_other_images_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="run the validate stage of this fold"):
             tune._read_counts(tmp_path, [0], table)
+
+
+def measured(sample_id: str) -> Measures:
+    return Measures(sample_id, 0.5, 0.5, 10, 10, 1, 0.1)
+
+
+def test_measures_of_other_images_are_refused(tmp_path: Path) -> None:
+    table = rows(cars=3)[:4]
+    path = tmp_path / "fold0-images.csv"
+    measures.write(path, [measured(row.sample_id) for row in table])
+    assert [one.sample_id for one in tune._read_measures(tmp_path, [0], table)] == [
+        row.sample_id for row in table
+    ]
+    with pytest.raises(UserError, match="of 4 images that are not the 3 of"):
+        tune._read_measures(tmp_path, [0], table[:3])
+    path.write_text("sample_id,dice\n")
+    with pytest.raises(UserError, match=r"fold0-images\.csv: found columns .*run the validate"):
+        tune._read_measures(tmp_path, [0], table)
+
+
+def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
+    images = pd.DataFrame({"sample_id": ["a_01", "a_02", "b_01"], "group": ["a", "a", "b"]})
+    images["view"], images["fold"] = ["01", "02", "01"], [1, 1, 0]
+    images["dice"], images["dice_at_half"] = [0.9, 0.8, 0.7], [0.8, 0.8, 0.8]
+    tune._write_tables(tmp_path, images, np.linspace(0, 1, 256))
+    columns = "images,dice,dice_at_half,worst,worst_image"
+    assert (tmp_path / "groups.csv").read_text().splitlines() == [
+        f"group,{columns}",
+        "a,2,0.85000000,0.80000000,0.80000000,a_02",
+        "b,1,0.70000000,0.80000000,0.70000000,b_01",
+    ]
+    assert (tmp_path / "views.csv").read_text().splitlines()[1] == (
+        "01,2,0.80000000,0.80000000,0.70000000,b_01"
+    )
+    assert (tmp_path / "folds.csv").read_text().splitlines()[1].startswith("0,1,0.7")
+    tune._write_tables(tmp_path, images.assign(view=""), np.linspace(0, 1, 256))
+    assert (tmp_path / "views.csv").read_text() == f"view,{columns}\n"

@@ -11,7 +11,8 @@ class Validate(Section):
     """How probabilities are made, out of fold and for the test set alike."""
 
     tta: Literal["none", "hflip"]
-    worst: Annotated[int, Field(ge=0)]  # overlays of the lowest Dice kept per fold
+    worst: Annotated[int, Field(ge=0)]  # images of the lowest Dice drawn per fold
+    random: Annotated[int, Field(ge=0)]  # others drawn per fold, for comparison
 
 
 class Tune(Section):

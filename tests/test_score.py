@@ -1,0 +1,179 @@
+"""`python -m pipeline.score` against a slow scorer that shares no code with it."""
+
+import csv
+import dataclasses
+import gzip
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, gif
+from PIL import Image
+
+from pipeline import score
+
+HEIGHT, WIDTH = 37, 53
+
+
+def slow_text(mask: np.ndarray) -> str:
+    """Pixel by pixel, as the competition's page describes it."""
+    numbers, length = [], 0
+    for position, pixel in enumerate([*mask.flatten().tolist(), 0], start=1):
+        if pixel:
+            length += 1
+        elif length:
+            numbers += [position - length, length]
+            length = 0
+    return " ".join(map(str, numbers))
+
+
+def slow_dice(first: np.ndarray, second: np.ndarray) -> float:
+    one = {tuple(place) for place in np.argwhere(first).tolist()}
+    other = {tuple(place) for place in np.argwhere(second).tolist()}
+    return 2 * len(one & other) / (len(one) + len(other)) if one or other else 1.0
+
+
+def masks(count: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
+    """Of every share of foreground; the first two are empty and full."""
+    generator = np.random.default_rng(seed)
+    shares = [0, 1, *generator.random(count - 2)]
+    return {
+        f"car{i}_01": generator.random((HEIGHT, WIDTH)) < share for i, share in enumerate(shares)
+    }
+
+
+def table(path: Path, content: dict[str, np.ndarray]) -> Path:
+    rows = "".join(f"{name}.jpg,{slow_text(mask)}\n" for name, mask in content.items())
+    data = f"img,rle_mask\n{rows}".encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@dataclasses.dataclass
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process: starting Python a dozen times would take longer."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["score", *map(str, arguments)])
+        try:
+            score.main()
+            code, message = 0, ""
+        except SystemExit as ended:
+            code, message = 1, str(ended.code)
+        return Done(code, capsys.readouterr().out, message)
+
+    return run
+
+
+def scored(path: Path) -> dict[str, float]:
+    with path.open() as stream:
+        return {row["img"]: float(row["dice"]) for row in csv.DictReader(stream)}
+
+
+def refused(done: Done, *said: str) -> None:
+    assert done.code == 1 and done.stderr.startswith("error: "), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for words in said:
+        assert words in done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Half of the masks as Carvana's GIFs, half as PNGs of 0 and 255."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for i, (name, mask) in enumerate(masks().items()):
+        if i % 2:
+            (folder / f"{name}_mask.gif").write_bytes(gif(mask.astype(np.uint8)))
+        else:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}.png")
+    (folder / "notes.txt").write_text("no mask")
+    return folder
+
+
+def test_scores_are_those_of_a_slow_scorer(tmp_path: Path, folder: Path, run: Run) -> None:
+    predicted = masks(seed=1)
+    predicted["car0_01"] = np.zeros((HEIGHT, WIDTH), bool)  # both empty: 1
+    submission = table(tmp_path / "submit.csv.gz", predicted)
+    expected = {f"{name}.jpg": slow_dice(mask, masks()[name]) for name, mask in predicted.items()}
+    assert expected["car0_01.jpg"] == 1
+
+    with zipfile.ZipFile(tmp_path / "masks.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"inside/{path.name}")
+    truths = table(tmp_path / "train_masks.csv", masks())
+    with zipfile.ZipFile(tmp_path / "train_masks.csv.zip", "w") as archive:
+        archive.write(truths, truths.name)
+    for given, *size in (
+        (folder,),
+        (tmp_path / "masks.zip",),
+        (truths, "--size", HEIGHT, WIDTH),
+        (tmp_path / "train_masks.csv.zip", "--size", HEIGHT, WIDTH),
+    ):
+        done = run(submission, given, *size, "--out", tmp_path / "scores.csv")
+        assert done.code == 0, done.stderr
+        found = scored(tmp_path / "scores.csv")
+        assert list(found) == list(expected), "in the submission's order"
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, abs=1e-12)
+        assert f"Dice {np.mean(list(expected.values())):.6f} over 12 images" in done.stdout
+
+
+def test_names_must_fit_on_both_sides(tmp_path: Path, folder: Path, run: Run) -> None:
+    submission = table(tmp_path / "submit.csv", dict(list(masks().items())[:3]))
+    refused(run(submission, folder), "no row for 9 of 12 masks", "'car10_01'", "--partial")
+    done = run(submission, folder, "--partial")
+    assert "Dice 1.000000 over 3 images" in done.stdout, done.stderr
+    (folder / "car1_01_mask.gif").unlink()
+    refused(run(submission, folder), "row 2: 'car1_01.jpg' has no mask among the 11")
+    submission.write_text("img,rle_mask\ncar0_01.jpg,\ncar0_01.jpg,\n")
+    refused(run(submission, folder), "row 2: 'car0_01.jpg' for the second time")
+    submission.write_text("img,rle_mask\n")
+    refused(run(submission, folder, "--partial"), "found no row")
+
+
+def test_a_wrong_text_or_size_names_its_row(tmp_path: Path, folder: Path, run: Run) -> None:
+    submission = tmp_path / "submit.csv"
+    submission.write_text("img,rle_mask\ncar0_01.jpg,\ncar2_01.jpg,5 0\n")
+    refused(run(submission, folder), "row 2, car2_01.jpg: token 2 of 2 is '0'", "37x53")
+    large = {"car0_01": np.ones((HEIGHT + 1, WIDTH), bool)}
+    refused(run(table(submission, large), folder), "row 1, car0_01.jpg", "ends by the last pixel")
+    truths = table(tmp_path / "truth.csv", large)
+    refused(run(submission, truths, "--size", HEIGHT, WIDTH), "truth.csv: row 1", "or --size")
+    refused(run(submission, truths), "truth.csv: a table; add --size HEIGHT WIDTH")
+    refused(run(submission, folder, "--size", 3, 3), "mask files; remove --size")
+
+
+def test_what_is_no_mask_is_refused(tmp_path: Path, folder: Path, run: Run) -> None:
+    submission = table(tmp_path / "submit.csv", masks())
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "car0_01.png")
+    refused(run(submission, folder), "car0_01.png: found shape (37, 53, 3)", "is it a mask?")
+    (folder / "car0_01.png").write_bytes(b"no picture")
+    refused(run(submission, folder), "car0_01.png: no readable picture")
+    (folder / "car1_01.png").write_bytes((folder / "car2_01.png").read_bytes())
+    refused(run(submission, folder), "found two masks of 'car1_01'")
+    refused(run(submission, tmp_path / "nowhere"), "nowhere: no such file or folder")
+    (tmp_path / "empty").mkdir()
+    refused(run(submission, tmp_path / "empty"), "empty: found no mask")
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    refused(run(submission, tmp_path / "bad.zip"), "bad.zip: File is not a zip file")
+
+
+def test_the_command_starts() -> None:
+    command = [sys.executable, "-m", "pipeline.score", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "train_masks.csv" in done.stdout
