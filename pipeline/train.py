@@ -161,9 +161,7 @@ def _finite(terms: Terms, title: str) -> float:
 
 def _describe(settings: Train, fold: int) -> model.Description:
     return model.Description(
-        architecture=settings.model.architecture,
-        encoder=settings.model.encoder,
-        decoder_channels=settings.model.decoder_channels,
+        network=settings.model.model_dump(exclude={"weights"}),
         size=settings.size,
         resize=settings.resize,
         mean=settings.normalisation.mean,

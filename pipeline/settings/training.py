@@ -7,8 +7,6 @@ from pydantic import Field
 from pipeline.settings.base import Count, NotNegative, Positive, Section, Seed, Share
 from pipeline.settings.network import Model
 
-Side = Annotated[int, Field(ge=32, multiple_of=32)]  # five halvings in the encoders
-
 
 class Normalisation(Section):
     """Per-channel mean and standard deviation (RGB) of images scaled to 0..1."""
@@ -62,7 +60,7 @@ class Train(Section):
     """Everything that decides a fold's weights."""
 
     model: Model
-    size: tuple[Side, Side]  # height, width in pixels
+    size: tuple[Count, Count]  # height, width in pixels; the network says which fit
     resize: Literal["linear", "area"]
     normalisation: Normalisation
     epochs: Count
