@@ -5,6 +5,7 @@ expects, because a picture of another size decodes without complaint.
 """
 
 import io
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -63,30 +64,40 @@ def decode_image(data: bytes, size: Size, name: str) -> UInt8:
     return image.astype(np.uint8, copy=False)
 
 
-def decode_mask(data: bytes, size: Size, name: str) -> UInt8:
-    """Decode a mask whose palette indices (or grey levels) are 0 and 1.
+def decode_mask(data: bytes, size: Size, name: str, values: Sequence[int]) -> UInt8:
+    """Decode a mask whose palette indices (or grey levels) are `values`, one a class.
 
     Pillow's palette mode gives the indices themselves; OpenCV's GIF reader returns other
     values in other versions.
 
     Returns:
-        uint8 array (H, W) of 0 (background) and 1 (foreground).
+        uint8 array (H, W) of class indices: the positions in `values`.
 
     Raises:
         BadImageError: it does not decode, has another size, or other values.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            mask = np.asarray(image, dtype=np.uint8)
+            mode, pixels = image.mode, np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise _undecodable(name, len(data), str(error)) from None
-    if mask.ndim != 2 or mask.max(initial=0) > 1:
-        raise BadImageError(
-            f"{name}: found shape {mask.shape} with values up to {mask.max(initial=0)}, "
-            f"expected one channel of 0 and 1; is it a mask?"
-        )
+    if mode not in ("1", "L", "P"):
+        raise BadImageError(f"{name}: found mode {mode}, {_expected(values)}")
+    mask = pixels.astype(np.uint8, copy=False)
     _check_size((mask.shape[0], mask.shape[1]), size, name)
+    if tuple(values) != tuple(range(len(values))):
+        index_of = np.full(256, 255, np.uint8)
+        index_of[list(values)] = range(len(values))
+        mask = index_of[mask]
+    if mask.max(initial=0) >= len(values):
+        others = sorted(set(np.unique(pixels).tolist()) - set(values))
+        raise BadImageError(f"{name}: found the value {others[-1]}, {_expected(values)}")
     return mask
+
+
+def _expected(values: Sequence[int]) -> str:
+    *first, last = map(str, values)
+    return f"expected one channel of {', '.join(first)} and {last}; is it a mask?"
 
 
 def resize_image(image: UInt8, size: Size, method: Literal["linear", "area"]) -> UInt8:

@@ -133,7 +133,7 @@ def _mean_dice(
         if prediction.error:
             raise UserError(prediction.error)
         row = prediction.row
-        truth = decode_mask(archives.read(row.mask), row.size, row.mask)
+        truth = decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
         scores.append(
             dice(full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0)
         )

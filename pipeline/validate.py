@@ -44,7 +44,7 @@ def validate(
 
 
 def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
-    return decode_mask(archives.read(row.mask), row.size, row.mask)
+    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
 
 
 def _draw(folder: Path, predictions: Iterator[Prediction], archives: Archives) -> None:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.settings.data import ByGroup
+
 ROOT = Path(__file__).parent.parent
 SLUG = "carvana-image-masking-challenge"
 HEIGHT, WIDTH = 64, 96
@@ -95,6 +97,11 @@ def tiny_recipe(name: str = "sample") -> dict:
         "checkpoint_seconds": 0,
     }
     return recipe
+
+
+def by_group(folds: int, seed: int = 0) -> ByGroup:
+    """Folds of whole cars."""
+    return ByGroup(source="carvana", by="group", folds=folds, fraction=1, seed=seed)
 
 
 def write_yaml(path: Path, content: object) -> Path:

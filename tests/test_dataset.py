@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_mask
+from conftest import by_group, tiny_mask
 from torch.utils.data import DataLoader
 
 from pipeline.archives import Archives
@@ -27,7 +27,7 @@ def archives(raw: Path):
 
 @pytest.fixture
 def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, folds=2, seed=0)[:8]
+    return split(carvana.read_entries(archives), archives, by_group(2))[:8]
 
 
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe, write_yaml
+from conftest import by_group, tiny_recipe, write_yaml
 
 from pipeline import checkpoint, hardware, model, params, samples, train
 from pipeline.archives import Archives
@@ -30,7 +30,7 @@ def load_recipe(folder: Path, **changes: object) -> params.Recipe:
 
 
 def run(archives: Archives, recipe: params.Recipe, last: Path) -> checkpoint.Progress:
-    rows = split(carvana.read_entries(archives), archives, folds=2, seed=0)
+    rows = split(carvana.read_entries(archives), archives, by_group(2))
     settings = recipe.train
     fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads, 1, 1)
     fabric.seed_everything(settings.seed, verbose=False)
