@@ -81,7 +81,7 @@ class TrainingSet(Dataset[tuple[UInt8, UInt8]]):
         row = self._rows[index]
         image = decode_image(self._archives.read(row.image), row.size, row.image)
         mask = decode_mask(self._archives.read(row.mask), row.size, row.mask, row.values)
-        return resize_image(image, self._size, self._resize), soft_target(mask, self._size)
+        return resize_image(image, self._size, self._resize), soft_target(mask, self._size, 1)
 
 
 class Shuffle(Sampler[list[Draw]]):

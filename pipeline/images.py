@@ -110,13 +110,24 @@ def resize_image(image: UInt8, size: Size, method: Literal["linear", "area"]) ->
     return cv2.resize(image, size[::-1], interpolation=interpolation).astype(np.uint8, copy=False)
 
 
-def soft_target(mask: UInt8, size: Size) -> UInt8:
-    """Shrink a 0/1 mask to the share of foreground in each pixel, as uint8 0..255.
+def soft_target(mask: UInt8, size: Size, classes: int) -> UInt8:
+    """Shrink a mask of class indices to the share of each class in each pixel, uint8 0..255.
 
     Area-averaged and never thresholded again: a hard target at 1024x1024 costs 0.0009 Dice
     at full resolution, a nearest-neighbour one 0.002, this one 0.00001.
+
+    Returns:
+        (h, w) shares of the foreground for one class, else (h, w, classes), the shares of
+        all classes, background included, which add up to 255 but for rounding.
     """
-    shares = cv2.resize(mask * np.uint8(255), size[::-1], interpolation=cv2.INTER_AREA)
+    if classes == 1:
+        return _shares(mask, size)
+    return np.stack([_shares(mask == index, size) for index in range(classes)], axis=-1)
+
+
+def _shares(inside: UInt8 | npt.NDArray[np.bool_], size: Size) -> UInt8:
+    whole = inside.astype(np.uint8) * np.uint8(255)
+    shares = cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA)
     return shares.astype(np.uint8, copy=False)
 
 

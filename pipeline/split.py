@@ -40,10 +40,13 @@ def split(entries: Sequence[Entry], archives: Archives, how: Split) -> list[Samp
     else:
         kept = set(_drawn(groups, how.fraction, how.seed))
         training = [entry for entry in training if entry.group in kept]
-    rows = _measured(training, archives)
-    fold_of = _folds(rows, how)
-    test = _measured([entry for entry in entries if entry.split == "test"], archives)
-    return [*(dataclasses.replace(row, fold=fold_of[row.group]) for row in rows), *test]
+    test = [entry for entry in entries if entry.split == "test"]
+    rows = _measured([*training, *test], archives)
+    fold_of = _folds(rows[: len(training)], how)
+    return [
+        dataclasses.replace(row, fold=fold_of[row.group]) if row.split == "train" else row
+        for row in rows
+    ]
 
 
 def _folds(rows: Sequence[Sample], how: Split) -> dict[str, int]:

@@ -33,7 +33,7 @@ def rows(archives: Archives) -> list[Sample]:
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
     augment = Augmentation(
         hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=5,
-        colour=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
+        colour=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
     )  # fmt: skip
     return TrainingSet(rows, archives, SIZE, "area", augment)
 
@@ -50,7 +50,7 @@ def test_the_cache_changes_no_pixel(rows, archives) -> None:
     for index in range(len(rows)):
         for part, same in zip(plain[index, 7], cached[index, 7], strict=True):
             np.testing.assert_array_equal(part, same)
-    np.testing.assert_array_equal(cached._cache[1][2], soft_target(tiny_mask(2), SIZE))
+    np.testing.assert_array_equal(cached._cache[1][2], soft_target(tiny_mask(2), SIZE, 1))
 
 
 def test_workers_change_no_pixel(rows, archives) -> None:

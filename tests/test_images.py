@@ -114,15 +114,25 @@ def test_resizing_keeps_type_and_mean(method: str) -> None:
 
 
 def test_a_soft_target_is_the_share_of_foreground() -> None:
-    target = soft_target(MASK, (32, 48))
+    target = soft_target(MASK, (32, 48), 1)
     expected = MASK.reshape(32, 2, 48, 2).mean(axis=(1, 3)) * 255
     assert np.abs(target - expected).max() <= 1
+
+
+def test_a_soft_target_of_classes_holds_the_share_of_each() -> None:
+    index = MASK + np.flip(MASK, 0)
+    target = soft_target(index, (32, 48), 3)
+    assert target.shape == (32, 48, 3) and target.dtype == np.uint8
+    for label in range(3):
+        expected = (index == label).reshape(32, 2, 48, 2).mean(axis=(1, 3)) * 255
+        assert np.abs(target[:, :, label] - expected).max() <= 1
+    assert np.abs(target.astype(int).sum(axis=2) - 255).max() <= 2
 
 
 def test_a_soft_target_survives_the_way_to_network_size_and_back() -> None:
     mask = np.zeros((1280, 1918), np.uint8)
     cv2.ellipse(mask, (900, 650), (620, 330), 3, 0, 360, 1, -1)
     cv2.line(mask, (900, 350), (960, 200), 1, 5)
-    target = soft_target(mask, (1024, 1024)).astype(np.float32) / 255
+    target = soft_target(mask, (1024, 1024), 1).astype(np.float32) / 255
     back = full_resolution(target, (1280, 1918)) > 0.5
     assert dice(back, mask > 0) > 0.9995

@@ -41,18 +41,23 @@ class Loss(Section):
     dice: NotNegative
 
 
+Part = Annotated[float, Field(ge=0, lt=1)]
+Factors = tuple[NotNegative, NotNegative]  # from one to the other
+
+
 class Augment(Section):
-    """Random changes of a training image; all ranges are symmetric about "no change"."""
+    """Random changes of a training image; single numbers are symmetric about "no change"."""
 
     hflip: Share
     affine: Share  # probability that the three below are drawn
     shift: Share  # of the image's side
-    scale: Annotated[float, Field(ge=0, lt=1)]
+    scale: Part
     rotate: Annotated[float, Field(ge=0, le=180)]  # degrees
-    colour: Share  # probability that the four below are drawn
-    brightness: Annotated[float, Field(ge=0, lt=1)]
-    contrast: Annotated[float, Field(ge=0, lt=1)]
-    saturation: Annotated[float, Field(ge=0, lt=1)]
+    colour: Share  # probability that those below are drawn
+    lighten: Part  # added to all channels, as a share of white
+    brightness: Part | Factors
+    contrast: Part | Factors
+    saturation: Part | Factors
     hue: Annotated[float, Field(ge=0, le=0.5)]  # of the colour circle
 
 
