@@ -3,52 +3,135 @@
 import dataclasses
 import hashlib
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
 
+from pipeline import processes
+from pipeline.averages import State
 from pipeline.files import written_whole
+from pipeline.interrupt import Stop
+from pipeline.meter import WINDOW
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: what is needed besides the state of network and optimiser."""
+    """How far a run has come: what is needed besides the state of network and optimiser.
+
+    `epoch` epochs are whole, and `batch` batches of the one after them. `best` holds the best
+    epochs' `dice`, `epoch` and `weights`, best first.
+    """
 
     epoch: int = 0
-    best_dice: float = -1.0
-    best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    batch: int = 0
+    best: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
+    def end_epoch(self, row: dict[str, float], weights: State, keep: int) -> None:
+        """Add an epoch's row of the history; keep its `weights` if among the `keep` best.
 
-def save(path: Path, parts: Mapping[str, Any], progress: Progress) -> None:
+        Args:
+            weights: empty in all processes but the one that writes the results.
+        """
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.history.append(row)
+        entry = {"dice": row["dice"], "epoch": self.epoch, "weights": weights}
+        self.best = sorted([*self.best, entry], key=lambda e: -e["dice"])[:keep]
+
+    def is_stale(self, patience: Literal["none"] | int) -> bool:
+        """Whether the last `patience` epochs have brought no better Dice."""
+        if patience == "none" or not self.best:
+            return False
+        return self.epoch - int(self.best[0]["epoch"]) >= patience
+
+
+class Keeper:
+    """Saves a run in time, and when it is asked to stop.
+
+    With several processes all agree, every `WINDOW` steps, on what to do: each one's random
+    state is saved, and none goes on alone.
+    """
+
+    def __init__(
+        self, path: Path, parts: Mapping[str, Any], seconds: float, stop: Stop, fabric: Fabric
+    ) -> None:
+        """Take what to save: objects with `state_dict` and `load_state_dict`, by name."""
+        self._path = path
+        self._parts = parts
+        self._seconds = seconds
+        self._stop = stop
+        self._fabric = fabric
+        self._saved = time.monotonic()
+        self._steps = 0
+
+    def resume(self) -> Progress:
+        """Bring everything to the state saved by an earlier run, if there is one."""
+        return resume(self._path, self._parts, self._fabric)
+
+    def is_due(self, epoch_ends: bool = False) -> bool:
+        """Whether to save now; asked after every step and every epoch."""
+        self._steps += 1
+        late = time.monotonic() - self._saved >= self._seconds
+        if self._fabric.world_size > 1 and self._steps % WINDOW and not epoch_ends:
+            return False
+        return processes.in_any(self._fabric, late or bool(self._stop.signal))
+
+    def save(self, progress: Progress) -> None:
+        """Save, and stop if that was asked."""
+        save(self._path, self._parts, progress, self._fabric)
+        self._saved = time.monotonic()
+        if processes.in_any(self._fabric, bool(self._stop.signal)):
+            self._stop.leave()
+
+    def save_and_leave(self, progress: Progress) -> NoReturn:
+        """Save and stop."""
+        self.save(progress)
+        self._stop.leave()
+
+
+def save(path: Path, parts: Mapping[str, Any], progress: Progress, fabric: Fabric) -> None:
     """Write the states of all `parts`, of the random generators, and the progress, in one step.
 
-    Args:
-        parts: objects with `state_dict` and `load_state_dict`, by name.
+    The first process writes; all of them must call.
     """
-    content = {name: part.state_dict() for name, part in parts.items()}
-    content["random"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    content["progress"] = dataclasses.asdict(progress)
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+    random = processes.gathered(fabric, _random_state())
+    if fabric.is_global_zero:
+        content = {name: part.state_dict() for name, part in parts.items()}
+        content |= {"random": random, "progress": dataclasses.asdict(progress)}
+        with written_whole(path) as temporary:
+            torch.save(content, temporary)
 
 
-def resume(path: Path, parts: Mapping[str, Any]) -> Progress:
+def resume(path: Path, parts: Mapping[str, Any], fabric: Fabric) -> Progress:
     """Bring `parts` and the random generators to the state saved in `path`, if it exists."""
     if not path.exists():
         return Progress()
     content = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(content[name])
-    on_cpu, *on_gpus = content["random"]
-    torch.set_rng_state(on_cpu)
-    torch.cuda.set_rng_state_all(on_gpus)
+    # As many as there were processes; a run that goes on with more repeats the draws of some.
+    states = content["random"]
+    _set_random_state(states[fabric.global_rank % len(states)])
     progress = Progress(**content["progress"])
-    print(f"going on after epoch {progress.epoch} from {path}", flush=True)
+    done = f"epoch {progress.epoch}" + (f", batch {progress.batch}" if progress.batch else "")
+    if fabric.is_global_zero:
+        print(f"going on after {done} from {path}", flush=True)
     return progress
+
+
+def _random_state() -> list[torch.Tensor]:
+    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *on_gpu]
+
+
+def _set_random_state(state: list[torch.Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state[1])
 
 
 def key(settings: str, files: Iterable[Path], archives: Path) -> str:

@@ -5,14 +5,12 @@ to move, and normalising there costs nothing beside the network.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.archives import Archives, DamagedMemberError
 from pipeline.augment import Augmentation
@@ -31,82 +29,121 @@ Resize = Literal["linear", "area"]
 Draw = tuple[int, int]  # index of a row, seed of its augmentation
 
 
-class TrainingSet(Dataset[tuple[UInt8, UInt8]]):
+class Pictures(Protocol):
+    """Images (H, W, 3) and soft targets (H, W) at network size, uint8, by position."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int) -> tuple[UInt8, UInt8]: ...
+
+
+class Decoder:
+    """Rows of images and masks, decoded each time they are asked for."""
+
+    def __init__(
+        self, rows: Sequence[Sample], archives: Archives, size: Size, resize: Resize
+    ) -> None:
+        self.rows = rows
+        self.archives = archives
+        self.size = size
+        self.resize: Resize = resize
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
+        """Image (H, W, 3) and soft target (H, W), uint8, of one row."""
+        row = self.rows[position]
+        image = decode_image(self.archives.read(row.image), row.size, row.image)
+        mask = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
+        return resize_image(image, self.size, self.resize), soft_target(mask, self.size, 1)
+
+
+class TrainingSet(Dataset[tuple[UInt8, UInt8, int]]):
     """Augmented images and soft targets, drawn by (index, seed)."""
 
     def __init__(
         self,
         rows: Sequence[Sample],
-        archives: Archives,
-        size: Size,
-        resize: Resize,
+        pictures: Pictures,
+        positions: Sequence[int],
         augment: Augmentation,
     ) -> None:
-        self._rows = rows
-        self._archives = archives
-        self._size = size
-        self._resize: Resize = resize
+        """Draw from `rows`, each one's picture being the one of `pictures` at its position."""
+        self.rows = rows
+        self._pictures = pictures
+        self._positions = positions
         self._augment = augment
-        self._cache: tuple[UInt8, UInt8] | None = None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._positions)
 
-    def __getitem__(self, draw: Draw) -> tuple[UInt8, UInt8]:
-        """Image (H, W, 3) and target (H, W), uint8 0..255, at network size."""
+    def __getitem__(self, draw: Draw) -> tuple[UInt8, UInt8, int]:
+        """Image (H, W, 3) and target (H, W), uint8 0..255, at network size, and the index."""
         index, seed = draw
-        image, target = self._load(index) if self._cache is None else self._cached(index)
-        return self._augment(image, target, seed)
-
-    def decode_all(self) -> None:
-        """Decode every row once and keep it: 4 bytes a pixel at network size in RAM."""
-        height, width = self._size
-        images = np.empty((len(self), height, width, 3), np.uint8)
-        targets = np.empty((len(self), height, width), np.uint8)
-
-        def decode(index: int) -> None:
-            images[index], targets[index] = self._load(index)
-
-        with ThreadPoolExecutor() as pool:
-            done = pool.map(decode, range(len(self)))
-            for _ in tqdm(done, total=len(self), desc="decode", unit="img"):
-                pass
-        self._cache = images, targets
-
-    def _cached(self, index: int) -> tuple[UInt8, UInt8]:
-        assert self._cache is not None
-        return self._cache[0][index], self._cache[1][index]
-
-    def _load(self, index: int) -> tuple[UInt8, UInt8]:
-        row = self._rows[index]
-        image = decode_image(self._archives.read(row.image), row.size, row.image)
-        mask = decode_mask(self._archives.read(row.mask), row.size, row.mask, row.values)
-        return resize_image(image, self._size, self._resize), soft_target(mask, self._size, 1)
+        image, target = self._pictures[self._positions[index]]
+        return *self._augment(image, target, seed), index
 
 
 class Shuffle(Sampler[list[Draw]]):
     """One epoch's batches of draws: a permutation and seeds that follow from (seed, epoch).
 
-    An incomplete last batch is left out (its rows come up in other epochs), unless there
-    is no other.
+    An epoch is whole steps of `accumulate` batches: incomplete ones are left out (their rows
+    come up in other epochs), unless there is no other. Each process gets its share of every
+    batch, so what is learned does not depend on their number.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        accumulate: int,
+        process: int,
+        processes: int,
+    ) -> None:
+        """Shuffle `rows` rows for `process` of `processes` that share each batch equally."""
         self.epoch = 0
-        self._rows = rows
+        self.first = 0  # batches left out, being done already
         self.batch_size = min(batch_size, rows)
+        self.accumulate = min(accumulate, rows // self.batch_size)
+        self.steps = rows // (self.batch_size * self.accumulate)
+        self._rows = rows
         self._seed = seed
+        self._process = process
+        self._processes = processes
 
     def __len__(self) -> int:
-        return self._rows // self.batch_size
+        return self.steps * self.accumulate - self.first
 
     def __iter__(self) -> Iterator[list[Draw]]:
         generator = np.random.default_rng([self._seed, self.epoch])
         order = generator.permutation(self._rows)
         seeds = generator.integers(2**32, size=self._rows)
         draws = list(zip(order.tolist(), seeds.tolist(), strict=True))
-        for batch in range(len(self)):
-            yield draws[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for batch in range(self.first, self.steps * self.accumulate):
+            whole = draws[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield whole[self._process :: self._processes]
+
+
+def load_batches(
+    dataset: TrainingSet, batches: Shuffle, workers: int, pin: bool
+) -> DataLoader[tuple[UInt8, UInt8, int]]:
+    """Batches of images (B, H, W, 3) and targets (B, H, W), uint8, and indices (B,).
+
+    Args:
+        workers: processes that decode and augment; they stay from epoch to epoch.
+        pin: into memory that a GPU can read by itself.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else each epoch takes a number from the network's
+    )
 
 
 class Decoded(NamedTuple):

@@ -1,6 +1,8 @@
 """Which device computes, and in which precision."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -47,8 +49,6 @@ def launch(
         raise UserError(
             "runtime.precision: found 16-mixed, which needs a GPU; set it to auto or 32-true"
         )
-    if threads:
-        torch.set_num_threads(threads)
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         torch.backends.cudnn.benchmark = True
@@ -62,7 +62,41 @@ def launch(
         precision=chosen,
     )
     fabric.launch()
+    if threads:  # after launch, which sets it too where there are several processes
+        torch.set_num_threads(threads)
     return fabric
+
+
+def make_deterministic() -> None:
+    """Let torch use only what gives the same bits every time; some GPU work gets slower."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def can_fuse(fabric: Fabric, clips: bool) -> bool:
+    """Whether a fused optimiser may be used: not where float16's gradients are to be clipped."""
+    return not (clips and _precision(fabric) == "16-mixed")
+
+
+def peak_memory(fabric: Fabric) -> float:
+    """The most GPU memory held by tensors so far, GB; 0 on a CPU."""
+    cuda = fabric.device.type == "cuda"
+    return torch.cuda.max_memory_allocated(fabric.device) / 1e9 if cuda else 0.0
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Say what to lower when the GPU's memory does not suffice."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the GPU's memory does not suffice ({first}); lower train.batch_size and raise "
+            f"train.gradient.accumulate as much, lower train.size, or set runtime.precision to "
+            f"bf16-mixed; in validation lower runtime.batch_size"
+        ) from None
 
 
 def workers(asked: int) -> int:
@@ -74,7 +108,12 @@ def describe(fabric: Fabric) -> str:
     """The device and precision in a few words, for a log."""
     name = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU"
     threads = f", {torch.get_num_threads()} threads" if name == "CPU" else ""
-    return f"{name}{threads}, {fabric._precision.precision}"
+    several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    return f"{name}{threads}{several}, {_precision(fabric)}"
+
+
+def _precision(fabric: Fabric) -> str:
+    return str(fabric.strategy.precision.precision)
 
 
 def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:

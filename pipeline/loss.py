@@ -15,27 +15,61 @@ class Terms(NamedTuple):
     dice: Tensor
 
 
-def bce_dice(logits: Tensor, target: Tensor, bce_weight: float, dice_weight: float) -> Terms:
+def bce_dice(
+    logits: Tensor,
+    target: Tensor,
+    bce: float,
+    dice: float,
+    boundary: float,
+    boundary_width: int,
+) -> Terms:
     """Weighted sum of BCE (mean over pixels) and 1 - soft Dice (mean over images).
 
     Args:
         logits: float (B, H, W), unbounded.
         target: float (B, H, W), share of foreground in each pixel, 0..1.
+        bce: weight of the cross-entropy.
+        dice: weight of the Dice term.
+        boundary: what a pixel near the mask's boundary counts above the 1 of every other, in
+            both terms; 0 for all pixels alike.
+        boundary_width: how near, see `near_boundary`.
 
     Both terms are computed in float32 whatever the precision of the network.
     """
     logits, target = logits.float(), target.float()
-    bce = functional.binary_cross_entropy_with_logits(logits, target)
-    dice = 1 - soft_dice(torch.sigmoid(logits), target).mean()
-    return Terms(bce_weight * bce + dice_weight * dice, bce.detach(), dice.detach())
+    weight = 1 + boundary * near_boundary(target, boundary_width) if boundary else None
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
+    if weight is not None:
+        entropy = entropy / weight.mean()
+    missed = 1 - soft_dice(torch.sigmoid(logits), target, weight).mean()
+    return Terms(bce * entropy + dice * missed, entropy.detach(), missed.detach())
 
 
-def soft_dice(probability: Tensor, target: Tensor) -> Tensor:
-    """Dice of real-valued masks (B, H, W), per image: (B,).
+def soft_dice(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Dice of real-valued masks (B, H, W), each pixel counting its weight, per image: (B,).
 
     One pixel is added to both halves of the ratio, so that two empty masks score 1 as they
     do in the competition, and the gradient stays finite.
     """
-    overlap = (probability * target).sum(dim=(1, 2))
-    areas = probability.sum(dim=(1, 2)) + target.sum(dim=(1, 2))
-    return (2 * overlap + 1) / (areas + 1)
+    overlap, area = probability * target, probability + target
+    if weight is not None:
+        overlap, area = overlap * weight, area * weight
+    return (2 * overlap.sum(dim=(1, 2)) + 1) / (area.sum(dim=(1, 2)) + 1)
+
+
+@torch.no_grad()
+def near_boundary(target: Tensor, width: int) -> Tensor:
+    """Where foreground and background (B, H, W) are both within `width` pixels: 0 or 1.
+
+    The window is a square; of soft targets, a pixel counts as what most of it is.
+    """
+    hard = (target > 0.5).float()
+    highest, lowest = _maximum(hard, width), -_maximum(-hard, width)
+    return highest - lowest
+
+
+def _maximum(values: Tensor, width: int) -> Tensor:
+    """The maximum over a square of 2 width + 1 pixels a side: along rows, then columns."""
+    side = 2 * width + 1
+    along = functional.max_pool2d(values[:, None], (1, side), stride=1, padding=(0, width))
+    return functional.max_pool2d(along, (side, 1), stride=1, padding=(width, 0))[:, 0]

@@ -1,35 +1,47 @@
-"""Stage `train`: fit one fold's network; the weights of the best epoch are kept.
+"""Stage `train`: fit one fold's network; the weights of the best epochs are kept.
 
 The loop below is the whole of it: decode and augment (dataset.py), forward, loss (loss.py),
-backward, one-cycle step; after each epoch the held-out Dice at full resolution, and a
-checkpoint from which a killed run goes on.
+backward, a step of optimiser and schedule; after each epoch the held-out Dice at full
+resolution. It saves itself every now and then, and goes on from any step.
 """
 
 import argparse
-import csv
-import json
+import contextlib
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from lightning_fabric.wrappers import _FabricModule
 
-from pipeline import checkpoint, files, hardware, model, params, samples
+from pipeline import (
+    averages,
+    cache,
+    checkpoint,
+    files,
+    hardware,
+    interrupt,
+    model,
+    optimisers,
+    params,
+    processes,
+    results,
+    samples,
+    schedules,
+    starting,
+)
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import Shuffle, TrainingSet
-from pipeline.dice import HALF, dice
+from pipeline.dataset import Decoder, Pictures, Shuffle, TrainingSet, load_batches
 from pipeline.errors import UserError, command
-from pipeline.images import decode_mask
-from pipeline.inference import full_resolution, stream
-from pipeline.loss import Terms, bce_dice
+from pipeline.interrupt import Stop
+from pipeline.journal import Bar, Journal
+from pipeline.loss import bce_dice
+from pipeline.meter import Losses, Stopwatch
 from pipeline.samples import Sample
+from pipeline.scoring import HeldOut
 from pipeline.settings.runtime import Runtime
 from pipeline.settings.training import Train
 
@@ -37,126 +49,114 @@ from pipeline.settings.training import Train
 def train(
     network: model.Segmenter,
     dataset: TrainingSet,
-    held_out: Sequence[Sample],
-    archives: Archives,
+    held_out: HeldOut,
     settings: Train,
     runtime: Runtime,
     fabric: Fabric,
     last: Path,
+    stop: Stop,
+    journal: Journal,
 ) -> checkpoint.Progress:
     """Run all epochs, going on from the checkpoint `last` if an earlier run left one.
 
     Raises:
-        UserError: the loss is no longer finite; the message holds its terms.
+        UserError: the loss is no longer finite; the message holds its terms and sample ids.
     """
-    batches = Shuffle(len(dataset), settings.batch_size, settings.seed)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=hardware.workers(runtime.workers),
-        pin_memory=fabric.device.type == "cuda",
-    )
-    peak = settings.optimiser.learning_rate
-    decay = settings.optimiser.weight_decay
-    plain = AdamW(network.parameters(), peak, weight_decay=decay, fused=True)
-    wrapped, optimiser = fabric.setup(network, plain)
-    steps = settings.epochs * len(batches)
-    _check_schedule(steps, settings.schedule.warm_up)
-    schedule = OneCycleLR(plain, peak, steps, pct_start=settings.schedule.warm_up)
+    batches = Shuffle(
+        len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
+        fabric.global_rank, fabric.world_size,
+    )  # fmt: skip
+    processes.check_share(batches.batch_size, fabric)
+    workers = hardware.workers(runtime.workers)
+    loader = load_batches(dataset, batches, workers, fabric.device.type == "cuda")
+    wrapped, optimiser, schedule, ema = _set_up(network, settings, runtime, fabric, batches.steps)
+    losses = Losses(fabric.device, [row.sample_id for row in dataset.rows])
+    clock, clip = Stopwatch(fabric.device), settings.gradient.clip
     state = {
         "network": network,
-        "optimiser": plain,
+        "optimiser": optimiser.optimizer,
         "schedule": schedule,
         "precision": fabric.strategy.precision,  # float16's loss scale
+        "ema": ema,
+        "losses": losses,
     }
-    progress = checkpoint.resume(last, state)
-    saved = time.monotonic()
+    keeper = checkpoint.Keeper(last, state, runtime.checkpoint_seconds, stop, fabric)
+    progress = keeper.resume()
 
-    for epoch in range(progress.epoch, settings.epochs):
-        title = f"epoch {epoch + 1}/{settings.epochs}"
-        started, losses = time.perf_counter(), 0.0
-        batches.epoch = epoch
+    while progress.epoch < settings.epochs and not progress.is_stale(settings.validation.patience):
+        title = f"epoch {progress.epoch + 1}/{settings.epochs}"
+        batches.epoch, batches.first = progress.epoch, progress.batch
         wrapped.train()
-        bar = tqdm(total=len(batches) * batches.batch_size, desc=title, unit="img")
-        for images, targets in loader:  # (B, H, W, 3) and (B, H, W), uint8
+        clock.restart()
+        bar = Bar(title, batches, fabric)
+        for images, targets, rows in loader:  # (B, H, W, 3) and (B, H, W), uint8; (B,)
+            clock.mark()
             images = images.to(fabric.device, non_blocking=True)
             shares = targets.to(fabric.device, non_blocking=True) / 255
-            terms = bce_dice(wrapped(images), shares, settings.loss.bce, settings.loss.dice)
-            loss = _finite(terms, title)
-            fabric.backward(terms.total)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            schedule.step()
-            losses += loss
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update(len(images))
+            progress.batch += 1
+            ends_step = progress.batch % batches.accumulate == 0
+            with fabric.no_backward_sync(wrapped, enabled=not ends_step):
+                terms = bce_dice(wrapped(images), shares, **settings.loss.model_dump())
+                fabric.backward(terms.total / batches.accumulate)
+            if ends_step:
+                if clip != "none":  # infinite ones are float16's, whose scaler skips the step
+                    fabric.clip_gradients(wrapped, optimiser, None, clip, 2.0, False)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                schedule.after_step()
+                ema.update(network)
+            clock.mark()
+            bar.update()
+            if losses.add(terms, rows):
+                bar.show(losses.look())
+            if ends_step and keeper.is_due():
+                losses.look()
+                keeper.save(progress)
         bar.close()
-        speed = bar.n / (time.perf_counter() - started)
+        losses.look()
+        seconds, waiting = clock.read()
 
-        wrapped.eval()
-        score = _mean_dice(wrapped, network.description, held_out, archives, runtime, fabric)
-        if score > progress.best_dice:
-            progress.best_dice = score
-            progress.best_weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
-        progress.history.append(
-            {
-                "epoch": epoch + 1,
-                "loss": losses / len(batches),
-                "dice": score,
-                "learning_rate": float(plain.param_groups[0]["lr"]),
-                "images_per_second": speed,
-            }
+        score = held_out.score(ema.network, stop)
+        if score is None:
+            keeper.save_and_leave(progress)
+        total, bce, missed = processes.mean_over(fabric, losses.means())
+        row = {
+            "epoch": progress.epoch + 1,
+            "loss": total,
+            "dice": score.dice,
+            "learning_rate": optimiser.param_groups[0]["lr"],
+            "images_per_second": len(batches) * batches.batch_size / seconds,
+            "waiting": waiting,
+            "bce": bce,
+            "dice_loss": missed,
+            "gpu_memory_gb": hardware.peak_memory(fabric),
+        }
+        schedule.after_epoch(score.dice)
+        losses.clear()
+        weights = averages.on_cpu(ema.network) if fabric.is_global_zero else {}
+        progress.end_epoch(row, weights, settings.weights.average)
+        journal.write_epoch(progress.epoch, row, score.pictures)
+        fabric.print(
+            f"{title}: loss {total:.4f}, held-out Dice {score.dice:.5f}, "
+            f"{waiting:.0%} of the time waiting for data",
+            flush=True,
         )
-        progress.epoch = epoch + 1
-        if time.monotonic() - saved >= runtime.checkpoint_seconds:
-            checkpoint.save(last, state, progress)
-            saved = time.monotonic()
-        print(f"{title}: loss {losses / len(batches):.4f}, held-out Dice {score:.5f}", flush=True)
+        if keeper.is_due(epoch_ends=True):
+            keeper.save(progress)
     return progress
 
 
-def _mean_dice(
-    network: torch.nn.Module,
-    description: model.Description,
-    rows: Sequence[Sample],
-    archives: Archives,
-    runtime: Runtime,
-    fabric: Fabric,
-) -> float:
-    """The competition's score of the held-out rows at threshold 0.5 and full resolution."""
-    predictions = stream(
-        rows, archives, [network], description.size, description.resize, "none", fabric,
-        runtime.batch_size, hardware.workers(runtime.workers),
-    )  # fmt: skip
-    scores = []
-    for prediction in tqdm(predictions, total=len(rows), desc="validate", unit="img", leave=False):
-        if prediction.error:
-            raise UserError(prediction.error)
-        row = prediction.row
-        truth = decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
-        scores.append(
-            dice(full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0)
-        )
-    return float(sum(scores) / len(scores))
-
-
-def _check_schedule(steps: int, warm_up: float) -> None:
-    if steps * warm_up == 1:  # torch's schedule divides by the steps after the first
-        raise UserError(
-            f"train.schedule.warm_up: found {warm_up}, which is just one of {steps} steps, "
-            f"expected more or less; raise it a little"
-        )
-
-
-def _finite(terms: Terms, title: str) -> float:
-    loss = terms.total.item()
-    if loss - loss != 0:  # true of NaN and of both infinities
-        raise UserError(
-            f"{title}: the loss is {loss} (BCE {terms.bce.item()}, Dice {terms.dice.item()}), "
-            f"expected a finite number; lower train.optimiser.learning_rate, or set "
-            f"runtime.precision to 32-true"
-        )
-    return loss
+def _set_up(
+    network: model.Segmenter, settings: Train, runtime: Runtime, fabric: Fabric, steps: int
+) -> tuple[_FabricModule, Any, schedules.Schedule, averages.Ema]:
+    """Network and optimiser as Fabric runs them, schedule over all epochs, moving average."""
+    fused = hardware.can_fuse(fabric, clips=settings.gradient.clip != "none")
+    plain = optimisers.make(network.parameters(), fused, **settings.optimiser.model_dump())
+    compiled: Any = torch.compile(network) if runtime.compile else network
+    wrapped, optimiser = fabric.setup(compiled, plain)
+    schedule = schedules.make(plain, settings.epochs * steps, **settings.schedule.model_dump())
+    decay = None if settings.weights.ema == "none" else settings.weights.ema
+    return wrapped, optimiser, schedule, averages.Ema(network, decay)
 
 
 def _describe(settings: Train, fold: int) -> model.Description:
@@ -181,16 +181,25 @@ def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Samp
     return training, held_out
 
 
-def _write_results(out: Path, network: model.Segmenter, progress: checkpoint.Progress) -> None:
-    """`history.csv`, `metrics.json` and, last, `model.pt`."""
-    with files.written_whole(out / "history.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(progress.history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(progress.history)
-    best = max(progress.history, key=lambda epoch: epoch["dice"])
-    metrics = {"dice": best["dice"], "epoch": best["epoch"], "loss": best["loss"]}
-    files.write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    model.save(out / "model.pt", network, progress.best_weights)
+def _dataset(
+    table: Sequence[Sample],
+    training: Sequence[Sample],
+    archives: Archives,
+    settings: Train,
+    runtime: Runtime,
+    work: Path,
+) -> TrainingSet:
+    """The fold's rows; a cache on disk holds all folds' rows, once for all of them."""
+    rows = training if runtime.cache != "disk" else [row for row in table if row.split == "train"]
+    decoder = Decoder(rows, archives, settings.size, settings.resize)
+    pictures: Pictures = decoder
+    if runtime.cache == "ram":
+        pictures = cache.in_ram(decoder)
+    elif runtime.cache == "disk":
+        pictures = cache.on_disk(work, decoder)
+    places = {row.sample_id: place for place, row in enumerate(rows)}
+    augment = Augmentation(**settings.augment.model_dump())
+    return TrainingSet(training, pictures, [places[row.sample_id] for row in training], augment)
 
 
 @command
@@ -201,37 +210,57 @@ def main() -> None:
     parser.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
     parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and cache")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for TensorBoard")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     args = parser.parse_args()
     recipe = params.load(args.recipe)
     params.check_fold(args.fold, recipe.split.folds, "--fold")
-    settings, runtime = recipe.train, recipe.runtime
-    table = samples.read(args.samples)
-    training, held_out = _rows_of(table, args.fold, args.samples)
-
+    runtime = recipe.runtime
     work = args.work / f"train-fold{args.fold}"
-    with files.only_process(work):
-        last = (
-            work / checkpoint.key(settings.model_dump_json(), [args.samples], args.raw) / "last.pt"
-        )
+    # Fabric starts the other processes, if any, with this same command: they find it locked.
+    locked = files.only_process(work) if processes.is_first() else contextlib.nullcontext()
+    with locked, hardware.memory_explained(), interrupt.noticed() as stop:
+        if runtime.deterministic:
+            hardware.make_deterministic()
         fabric = hardware.launch(
             runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
         )
-        fabric.seed_everything(settings.seed, verbose=False)
-        network = model.build(_describe(settings, args.fold), settings.model.weights)
-        print(
-            f"fold {args.fold}: {len(training)} images to train on, {len(held_out)} held out; "
-            f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
-        )
-        archives = Archives(args.raw)
-        augment = Augmentation(**settings.augment.model_dump())
-        dataset = TrainingSet(training, archives, settings.size, settings.resize, augment)
-        if runtime.cache == "ram":
-            dataset.decode_all()
-        progress = train(network, dataset, held_out, archives, settings, runtime, fabric, last)
-        _write_results(args.out, network, progress)
-        shutil.rmtree(work)
+        _run(args, recipe, fabric, work, stop)
+        if fabric.is_global_zero:
+            shutil.rmtree(work)
+
+
+def _run(
+    args: argparse.Namespace, recipe: params.Recipe, fabric: Fabric, work: Path, stop: Stop
+) -> None:
+    settings, runtime = recipe.train, recipe.runtime
+    table = samples.read(args.samples)
+    training, held_out = _rows_of(table, args.fold, args.samples)
+    fabric.seed_everything(settings.seed, verbose=False)
+    network = model.build(_describe(settings, args.fold), settings.model.weights)
+    start = None
+    if settings.weights.init_from != "none":
+        start = starting.find(settings.weights.init_from, args.fold, args.out, args.samples)
+        starting.load(network, start)
+    if settings.sync_batchnorm:
+        processes.share_batchnorm(network, fabric)
+    fabric.print(
+        f"fold {args.fold}: {len(training)} images to train on, {len(held_out)} held out; "
+        f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
+    )
+    archives = Archives(args.raw)
+    dataset = _dataset(table, training, archives, settings, runtime, args.work)
+    judge = HeldOut(
+        held_out, archives, settings.size, settings.resize, settings.validation.tta, fabric,
+        runtime.batch_size, hardware.workers(runtime.workers), runtime.tensorboard,
+    )  # fmt: skip
+    read = [args.samples, start] if start else [args.samples]
+    last = work / checkpoint.key(settings.model_dump_json(), read, args.raw) / "last.pt"
+    logs = args.logs if runtime.tensorboard and fabric.is_global_zero else None
+    with Journal(logs) as journal:
+        progress = train(network, dataset, judge, settings, runtime, fabric, last, stop, journal)
+    results.write(args.out, network, progress, judge, stop)
 
 
 if __name__ == "__main__":

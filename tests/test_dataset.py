@@ -4,13 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import by_group, tiny_mask
-from torch.utils.data import DataLoader
+from conftest import by_group
 
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import ImageSet, Shuffle, TrainingSet, collate
-from pipeline.images import soft_target
+from pipeline.dataset import Decoder, ImageSet, Shuffle, TrainingSet, collate, load_batches
 from pipeline.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split
@@ -35,30 +33,27 @@ def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
         hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=5,
         colour=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
     )  # fmt: skip
-    return TrainingSet(rows, archives, SIZE, "area", augment)
+    decoder = Decoder(rows, archives, SIZE, "area")
+    return TrainingSet(rows, decoder, range(len(rows)), augment)
+
+
+def shuffle(
+    rows: int, batch_size: int, seed: int, accumulate: int = 1, process: int = 0, processes: int = 1
+) -> Shuffle:
+    return Shuffle(rows, batch_size, seed, accumulate, process, processes)
 
 
 def test_a_draw_is_an_image_and_its_soft_target(rows, archives) -> None:
-    image, target = training_set(rows, archives)[3, 0]
+    image, target, index = training_set(rows, archives)[3, 0]
+    assert index == 3
     assert image.shape == (*SIZE, 3) and image.dtype == np.uint8
     assert target.shape == SIZE and target.dtype == np.uint8
 
 
-def test_the_cache_changes_no_pixel(rows, archives) -> None:
-    plain, cached = training_set(rows, archives), training_set(rows, archives)
-    cached.decode_all()
-    for index in range(len(rows)):
-        for part, same in zip(plain[index, 7], cached[index, 7], strict=True):
-            np.testing.assert_array_equal(part, same)
-    np.testing.assert_array_equal(cached._cache[1][2], soft_target(tiny_mask(2), SIZE, 1))
-
-
 def test_workers_change_no_pixel(rows, archives) -> None:
     def epoch(workers: int) -> list[torch.Tensor]:
-        batches = Shuffle(len(rows), 3, seed=4)
-        loader = DataLoader(
-            training_set(rows, archives), batch_sampler=batches, num_workers=workers
-        )
+        batches = shuffle(len(rows), 3, seed=4)
+        loader = load_batches(training_set(rows, archives), batches, workers, pin=False)
         return [part for batch in loader for part in batch]
 
     for one, other in zip(epoch(0), epoch(2), strict=True):
@@ -66,14 +61,14 @@ def test_workers_change_no_pixel(rows, archives) -> None:
 
 
 def test_an_epoch_draws_every_row_at_most_once() -> None:
-    batches = Shuffle(10, 3, seed=1)
+    batches = shuffle(10, 3, seed=1)
     drawn = [index for batch in batches for index, _ in batch]
     assert len(drawn) == len(set(drawn)) == 9 and len(batches) == 3
     assert [len(batch) for batch in batches] == [3, 3, 3]
 
 
 def test_epochs_differ_and_repeat_by_seed() -> None:
-    batches, again = Shuffle(50, 5, seed=1), Shuffle(50, 5, seed=1)
+    batches, again = shuffle(50, 5, seed=1), shuffle(50, 5, seed=1)
     first = list(batches)
     assert first == list(again)
     batches.epoch = 1
@@ -84,7 +79,29 @@ def test_epochs_differ_and_repeat_by_seed() -> None:
 
 
 def test_fewer_rows_than_a_batch_make_one_batch() -> None:
-    assert [len(batch) for batch in Shuffle(2, 8, seed=1)] == [2]
+    assert [len(batch) for batch in shuffle(2, 8, seed=1)] == [2]
+
+
+def test_an_epoch_is_whole_steps() -> None:
+    batches = shuffle(11, 2, seed=1, accumulate=2)
+    assert batches.steps == 2 and [len(batch) for batch in batches] == [2, 2, 2, 2]
+    large = [draw for batch in shuffle(11, 4, seed=1) for draw in batch]
+    assert [draw for batch in batches for draw in batch] == large
+    few = shuffle(5, 2, seed=1, accumulate=9)
+    assert (few.accumulate, few.steps) == (2, 1), "as many as there are"
+
+
+def test_an_epoch_goes_on_from_any_batch() -> None:
+    batches = shuffle(10, 2, seed=1)
+    whole = list(batches)
+    batches.first = 3
+    assert list(batches) == whole[3:] and len(batches) == 2
+
+
+def test_processes_share_every_batch() -> None:
+    parts = [list(shuffle(9, 4, seed=1, process=p, processes=2)) for p in (0, 1)]
+    whole = list(shuffle(9, 4, seed=1))
+    assert [sorted([*a, *b]) for a, b in zip(*parts, strict=True)] == [sorted(b) for b in whole]
 
 
 def test_an_unreadable_image_is_reported_not_raised(rows, archives, raw: Path) -> None:

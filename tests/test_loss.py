@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from pipeline.loss import bce_dice, soft_dice
+from pipeline import loss
+from pipeline.loss import Terms, near_boundary, soft_dice
+
+
+def bce_dice(
+    logits: torch.Tensor, target: torch.Tensor, bce: float, dice: float, boundary: float = 0
+) -> Terms:
+    return loss.bce_dice(logits, target, bce, dice, boundary, 1)
 
 
 def test_terms_are_what_their_formulas_say() -> None:
@@ -51,3 +58,30 @@ def test_the_gradient_pulls_towards_the_target() -> None:
     logits = torch.zeros(1, 2, 2, requires_grad=True)
     bce_dice(logits, torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), 1.0, 1.0).total.backward()
     assert (logits.grad[0, :, 0] < 0).all() and (logits.grad[0, :, 1] > 0).all()
+
+
+def test_a_boundary_is_where_both_kinds_are_near() -> None:
+    target = torch.zeros(1, 8, 10)
+    target[0, :, 4:] = 1
+    assert near_boundary(target, 2)[0, 0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert near_boundary(torch.ones(1, 8, 8), 3).sum() == 0
+
+
+def test_pixels_near_the_boundary_count_more() -> None:
+    target = torch.zeros(1, 8, 8)
+    target[0, :, 4:] = 1
+    right = torch.where(target > 0, 8.0, -8.0)
+    near, far = right.clone(), right.clone()
+    near[0, 0, 4] = far[0, 0, 7] = -8.0  # one miss each
+    plain, weighted = (bce_dice(x, target, 1, 1) for x in (near, far)), []
+    for logits in (near, far):
+        weighted.append(bce_dice(logits, target, 1, 1, boundary=3))
+    one, other = plain
+    assert one.total.item() == pytest.approx(other.total.item())
+    assert weighted[0].bce > 2 * weighted[1].bce and weighted[0].dice > weighted[1].dice
+
+
+def test_the_boundary_weight_keeps_the_scale() -> None:
+    target = (torch.rand(2, 16, 16) > 0.5).float()
+    plain = bce_dice(torch.zeros(2, 16, 16), target, 1, 0)
+    assert bce_dice(torch.zeros(2, 16, 16), target, 1, 0, 5).bce.item() == pytest.approx(plain.bce)

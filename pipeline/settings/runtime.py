@@ -12,10 +12,13 @@ class Runtime(Section):
 
     accelerator: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    compile: bool  # torch.compile in training: minutes at the start, faster steps
+    deterministic: bool  # the same weights from run to run, bit for bit; slower on a GPU
     workers: Annotated[int, Field(ge=0)]  # that decode, at most one a core; 0: the main process
     devices: Count  # GPUs, or CPU processes, on each machine
     nodes: Count  # machines; with several, start one command a machine with torchrun or SLURM
     threads: Annotated[int, Field(ge=0)]  # of torch on the CPU; 0: torch decides
-    cache: Literal["none", "ram"]  # decoded training images at network size
+    cache: Literal["none", "ram", "disk"]  # decoded training images at network size
     batch_size: Count  # of validation and prediction
     checkpoint_seconds: NotNegative  # at least so long between two checkpoints of a training
+    tensorboard: bool  # curves and pictures of the training, in logs/<recipe>/

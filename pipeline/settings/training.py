@@ -5,6 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.settings.base import Count, NotNegative, Positive, Section, Seed, Share
+from pipeline.settings.learning import (
+    Gradient,
+    Loss,
+    Optimiser,
+    Schedule,
+    Validation,
+    Weights,
+)
 from pipeline.settings.network import Model
 
 
@@ -13,32 +21,6 @@ class Normalisation(Section):
 
     mean: tuple[Share, Share, Share]
     std: tuple[Positive, Positive, Positive]
-
-
-class Optimiser(Section):
-    """AdamW; `learning_rate` is the peak of the schedule."""
-
-    name: Literal["adamw"]
-    learning_rate: Positive
-    weight_decay: NotNegative
-
-
-class Schedule(Section):
-    """torch's OneCycleLR: cosine up over a share of the steps, cosine down over the rest.
-
-    As published there: from 1/25 of the peak, to 1/250,000 of it, with Adam's first beta
-    going from 0.95 to 0.85 and back.
-    """
-
-    name: Literal["one-cycle"]
-    warm_up: Annotated[float, Field(gt=0, lt=1)]
-
-
-class Loss(Section):
-    """Weights of the two terms of the loss."""
-
-    bce: NotNegative
-    dice: NotNegative
 
 
 Part = Annotated[float, Field(ge=0, lt=1)]
@@ -69,9 +51,13 @@ class Train(Section):
     resize: Literal["linear", "area"]
     normalisation: Normalisation
     epochs: Count
-    batch_size: Count
+    batch_size: Count  # images at once, on all devices together
+    sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
     optimiser: Optimiser
     schedule: Schedule
+    gradient: Gradient
     loss: Loss
+    weights: Weights
+    validation: Validation
     augment: Augment
     seed: Seed

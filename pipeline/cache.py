@@ -1,0 +1,121 @@
+"""Training images decoded once: in memory, or on disk for all folds, processes and epochs."""
+
+import dataclasses
+import fcntl
+import hashlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pipeline import disk
+from pipeline.dataset import Decoder
+
+UInt8 = npt.NDArray[np.uint8]
+NAMES = ("images.npy", "targets.npy")
+
+
+class Arrays:
+    """Decoded images (N, H, W, 3) and soft targets (N, H, W), uint8."""
+
+    def __init__(self, images: UInt8, targets: UInt8) -> None:
+        self._images = images
+        self._targets = targets
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
+        """Copies, to be changed at will, of one image (H, W, 3) and its target (H, W)."""
+        return np.array(self._images[position]), np.array(self._targets[position])
+
+
+def in_ram(decoder: Decoder) -> Arrays:
+    """Decode every row and keep it: 4 bytes a pixel at network size.
+
+    Worker processes that are forked later share the memory.
+    """
+    images, targets = (np.empty(shape, np.uint8) for shape in _shapes(decoder))
+    _decode_all(decoder, images, targets)
+    return Arrays(images, targets)
+
+
+def on_disk(folder: Path, decoder: Decoder) -> Arrays:
+    """Decode every row into files under `folder`, or open those that are there already.
+
+    The files' folder is named after all that decides their content (`key`), and gets its name
+    when they are whole. Of two processes that want it at once, one makes it and the other
+    waits. A new one replaces those of other rows or sizes.
+
+    Raises:
+        UserError: the disk has no room, or an image does not decode.
+    """
+    path = folder / f"cache-{key(decoder)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".cache.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_whole(path, decoder):
+            _build(path, decoder)
+    images, targets = (np.load(path / name, mmap_mode="r") for name in NAMES)
+    return Arrays(images, targets)
+
+
+def key(decoder: Decoder) -> str:
+    """A name that changes with whatever the decoded pixels depend on.
+
+    Archives count by name, size and time of change. So do the sources of the code that
+    decodes, by content.
+    """
+    digest = hashlib.sha256(f"{decoder.size} {decoder.resize} {np.__version__}".encode())
+    for row in decoder.rows:
+        digest.update(str(dataclasses.astuple(row)).encode())
+    for name in ("archives.py", "dataset.py", "images.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    for path in sorted(decoder.archives.folder.iterdir()):
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _shapes(decoder: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape = (len(decoder), *decoder.size)
+    return (*shape, 3), shape
+
+
+def _is_whole(path: Path, decoder: Decoder) -> bool:
+    """Whether both files are there with the shape, type and length they must have."""
+    try:
+        found = [np.load(path / name, mmap_mode="r") for name in NAMES]
+    except (OSError, ValueError):  # missing; cut short or no array at all
+        return False
+    return [(a.shape, a.dtype) for a in found] == [(s, np.uint8) for s in _shapes(decoder)]
+
+
+def _build(path: Path, decoder: Decoder) -> None:
+    for old in path.parent.glob("*cache-*"):  # of other settings, or half made
+        shutil.rmtree(old)
+    size = sum(int(np.prod(shape)) for shape in _shapes(decoder))
+    disk.check_space(path.parent, size, "runtime.cache: disk")
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    unfinished.mkdir()
+    images, targets = (
+        np.lib.format.open_memmap(unfinished / name, mode="w+", dtype=np.uint8, shape=shape)
+        for name, shape in zip(NAMES, _shapes(decoder), strict=True)
+    )
+    _decode_all(decoder, images, targets)
+    images.flush()
+    targets.flush()
+    unfinished.rename(path)
+
+
+def _decode_all(decoder: Decoder, images: UInt8, targets: UInt8) -> None:
+    def decode(position: int) -> None:
+        images[position], targets[position] = decoder[position]
+
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(decode, range(len(decoder)))
+        for _ in tqdm(done, total=len(decoder), desc="decode", unit="img"):
+            pass

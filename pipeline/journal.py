@@ -1,0 +1,94 @@
+"""What a training shows while it runs: a bar, and TensorBoard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from pipeline import hardware
+from pipeline.dataset import Shuffle
+from pipeline.errors import UserError
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Bar:
+    """An epoch's progress on the terminal: images a second, time left, loss, GPU memory."""
+
+    def __init__(self, title: str, batches: Shuffle, fabric: Fabric) -> None:
+        self._size = batches.batch_size
+        self._fabric = fabric
+        self._bar = tqdm(
+            total=(batches.first + len(batches)) * self._size,
+            initial=batches.first * self._size,
+            desc=title,
+            unit="img",
+            disable=not fabric.is_global_zero,
+        )
+
+    def update(self) -> None:
+        """One more batch is done."""
+        self._bar.update(self._size)
+
+    def show(self, loss: float) -> None:
+        """Show the loss of the latest batches."""
+        memory = hardware.peak_memory(self._fabric)
+        gpu = f", {memory:.1f} GB" if memory else ""
+        self._bar.set_postfix_str(f"loss {loss:.4f}{gpu}", refresh=False)
+
+    def close(self) -> None:
+        """The epoch is done."""
+        self._bar.close()
+
+
+class Journal:
+    """Curves and pictures for TensorBoard, or nothing at all."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Write into `folder`; None for no journal.
+
+        Raises:
+            UserError: the package tensorboard is missing.
+        """
+        self._writer = None if folder is None else _open(folder)
+
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Add points to the curves by step."""
+        self._scalars("step", step, values)
+
+    def write_epoch(
+        self, epoch: int, values: Mapping[str, float], pictures: Mapping[str, UInt8]
+    ) -> None:
+        """Add points to the curves by epoch, and pictures (H, W, 3) RGB of that epoch."""
+        self._scalars("epoch", epoch, values)
+        if self._writer is not None:
+            for name, picture in pictures.items():
+                self._writer.add_image(f"held out/{name}", picture, epoch, dataformats="HWC")
+            self._writer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, group: str, at: int, values: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, at)
+
+
+def _open(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"runtime.tensorboard: found true, but a package is missing ({error}); "
+            f"pip install tensorboard, or set it to false"
+        ) from None
+    return SummaryWriter(folder)

@@ -1,0 +1,119 @@
+"""The held-out Dice of a network in training, over all processes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline import processes
+from pipeline.archives import Archives
+from pipeline.dataset import Resize
+from pipeline.dice import HALF, dice
+from pipeline.errors import UserError
+from pipeline.images import Size, decode_image, decode_mask
+from pipeline.inference import Prediction, Tta, full_resolution, stream
+from pipeline.interrupt import Stop
+from pipeline.report import overlay
+from pipeline.samples import Sample
+
+UInt8 = npt.NDArray[np.uint8]
+SHOWN = 4  # pictures, the same after every epoch
+SHOWN_WIDTH = 640  # pixels
+
+
+class Score(NamedTuple):
+    """`dice` is the mean of the competition's score at 0.5; `pictures` are overlays by name."""
+
+    dice: float
+    pictures: dict[str, UInt8]
+
+
+class InPrecision(nn.Module):
+    """A network run in the precision of a Fabric, without its processes' synchronisation."""
+
+    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
+        super().__init__()
+        self._network = network
+        self._fabric = fabric
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the network says of `images`."""
+        with self._fabric.autocast():
+            logits: Tensor = self._network(images)
+        return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out images, and how to predict them; each process takes its share."""
+
+    rows: Sequence[Sample]
+    archives: Archives
+    size: Size
+    resize: Resize
+    tta: Tta
+    fabric: Fabric
+    batch_size: int
+    workers: int
+    pictures: bool
+
+    def score(self, network: nn.Module, stop: Stop) -> Score | None:
+        """The competition's score at threshold 0.5 and full resolution.
+
+        Returns:
+            None when a signal asked to stop meanwhile.
+
+        Raises:
+            UserError: an image or a mask does not decode.
+        """
+        network.eval()
+        processes.share(network.buffers(), self.fabric)  # BatchNorm's statistics
+        mine = self.rows[self.fabric.global_rank :: self.fabric.world_size]
+        scores, pictures = [], {}
+        shown = set(mine[:: max(1, len(mine) // SHOWN)][:SHOWN] if self.pictures else [])
+        gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):  # the training's random numbers stay as they are
+            for prediction in self._predict(network, mine):
+                mask, truth = self._masks(prediction)
+                scores.append(dice(mask, truth))
+                if prediction.row in shown:
+                    pictures[prediction.row.sample_id] = self._picture(prediction.row, mask, truth)
+                if stop.signal:
+                    break
+        mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
+        total, images, stopped = processes.sums(self.fabric, mine_of_all)
+        return None if stopped else Score(total / images, pictures)
+
+    def _predict(self, network: nn.Module, rows: Sequence[Sample]) -> "tqdm[Prediction]":
+        predictions = stream(
+            rows, self.archives, [InPrecision(network, self.fabric)], self.size, self.resize,
+            self.tta, self.fabric, self.batch_size, self.workers,
+        )  # fmt: skip
+        quiet = not self.fabric.is_global_zero
+        return tqdm(
+            predictions, total=len(rows), desc="validate", unit="img", leave=False, disable=quiet
+        )
+
+    def _masks(self, prediction: Prediction) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Predicted and true mask at full resolution."""
+        if prediction.error:
+            raise UserError(prediction.error)
+        row = prediction.row
+        truth = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
+        return full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0
+
+    def _picture(
+        self, row: Sample, mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
+    ) -> UInt8:
+        image = decode_image(self.archives.read(row.image), row.size, row.image)
+        height = max(1, round(row.height * SHOWN_WIDTH / row.width))
+        painted = overlay(image, mask, truth)
+        small = cv2.resize(painted, (SHOWN_WIDTH, height), interpolation=cv2.INTER_AREA)
+        return small.astype(np.uint8, copy=False)

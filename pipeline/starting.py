@@ -1,0 +1,57 @@
+"""Weights to start from: another recipe's network of the same fold."""
+
+from pathlib import Path
+
+from pipeline import model, samples
+from pipeline.errors import UserError
+
+
+def find(other: str, fold: int, out: Path, table: Path) -> Path:
+    """The file of recipe `other`'s network for `fold`.
+
+    Args:
+        out: this recipe's folder of the fold, `<runs>/<recipe>/fold<k>`.
+        table: this recipe's samples, `<data>/<recipe>/samples.csv`.
+
+    Raises:
+        UserError: the file or the other recipe's samples are missing, or the other network
+            has seen images that are held out here.
+    """
+    path = out.parent.parent / other / out.name / "model.pt"
+    if not path.exists():
+        raise UserError(
+            f"train.weights.init_from: found {other!r}, but {path} is missing; run "
+            f"dvc repro train@{other}-{fold} first, with {other} among the recipes of params.yaml"
+        )
+    theirs = samples.read(table.parent.parent / other / table.name)
+    seen = {row.group for row in samples.training(theirs, fold)}
+    held_out = {row.group for row in samples.held_out(samples.read(table), fold)}
+    leaked = sorted(held_out & seen)
+    if leaked:
+        raise UserError(
+            f"train.weights.init_from: found {other!r}, whose network of fold {fold} has been "
+            f"trained on {len(leaked)} of the {len(held_out)} groups held out here, {leaked[0]} "
+            f"for one; expected the same folds: give both recipes the same split section"
+        )
+    return path
+
+
+def load(network: model.Segmenter, path: Path) -> None:
+    """Give `network` the weights of another, whose input size may differ.
+
+    Raises:
+        UserError: it is of another fold or of another architecture.
+    """
+    theirs, ours = model.load(path), network.description
+    if theirs.description.fold != ours.fold:
+        raise UserError(
+            f"{path}: trained without fold {theirs.description.fold}, expected fold {ours.fold}; "
+            f"run the other recipe's train stage again"
+        )
+    try:
+        network.load_state_dict(theirs.state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"{path}: found weights that do not fit this network; "
+            f"give both recipes the same train.model"
+        ) from None
