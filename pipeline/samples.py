@@ -44,6 +44,11 @@ class Entry:
         """The values of the mask file's pixels, by class index."""
         return tuple(label.value for label in self.labels)
 
+    @property
+    def classes(self) -> int:
+        """What a network has to tell apart: one foreground, or three classes and more."""
+        return 1 if len(self.labels) == 2 else len(self.labels)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample(Entry):
@@ -139,6 +144,21 @@ def check_no_leak(samples: Iterable[Sample], where: Path) -> None:
             raise UserError(
                 f"{where}: group {sample.group} is in {place} and in {_place(sample)} "
                 f"({sample.sample_id}), expected one place; correct how the source groups images"
+            )
+
+
+def check_classes(samples: Iterable[Sample], classes: int, where: Path) -> None:
+    """Refuse rows whose masks have other classes than a network is to tell apart.
+
+    Raises:
+        UserError: names the classes and the first row that has them.
+    """
+    for sample in samples:
+        if sample.classes != classes:
+            names = ", ".join(label.name for label in sample.labels)
+            raise UserError(
+                f"train.classes: found {classes}, but {where} has masks of {names} "
+                f"({sample.sample_id}), expected {sample.classes}"
             )
 
 

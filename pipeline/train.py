@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
@@ -34,11 +36,18 @@ from pipeline import (
 )
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, Pictures, Shuffle, TrainingSet, load_batches
+from pipeline.dataset import (
+    Decoder,
+    Pictures,
+    Shuffle,
+    TrainingSet,
+    load_batches,
+    prefer_foreground,
+)
 from pipeline.errors import UserError, command
 from pipeline.interrupt import Stop
 from pipeline.journal import Bar, Journal
-from pipeline.loss import bce_dice
+from pipeline.loss import entropy_dice, shares
 from pipeline.meter import Losses, Stopwatch
 from pipeline.samples import Sample
 from pipeline.scoring import HeldOut
@@ -64,7 +73,7 @@ def train(
     """
     batches = Shuffle(
         len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
-        fabric.global_rank, fabric.world_size,
+        fabric.global_rank, fabric.world_size, _chances(settings, dataset.rows),
     )  # fmt: skip
     processes.check_share(batches.batch_size, fabric)
     workers = hardware.workers(runtime.workers)
@@ -89,14 +98,14 @@ def train(
         wrapped.train()
         clock.restart()
         bar = Bar(title, batches, fabric)
-        for images, targets, rows in loader:  # (B, H, W, 3) and (B, H, W), uint8; (B,)
+        for images, targets, rows in loader:  # (B, H, W, 3) and (B, H, W[, C]), uint8; (B,)
             clock.mark()
             images = images.to(fabric.device, non_blocking=True)
-            shares = targets.to(fabric.device, non_blocking=True) / 255
+            truth = shares(targets.to(fabric.device, non_blocking=True))
             progress.batch += 1
             ends_step = progress.batch % batches.accumulate == 0
             with fabric.no_backward_sync(wrapped, enabled=not ends_step):
-                terms = bce_dice(wrapped(images), shares, **settings.loss.model_dump())
+                terms = entropy_dice(wrapped(images), truth, **settings.loss.model_dump())
                 fabric.backward(terms.total / batches.accumulate)
             if ends_step:
                 if clip != "none":  # infinite ones are float16's, whose scaler skips the step
@@ -146,6 +155,12 @@ def train(
     return progress
 
 
+def _chances(settings: Train, rows: Sequence[Sample]) -> npt.NDArray[np.float64] | None:
+    if settings.sampler.name == "shuffle":
+        return None
+    return prefer_foreground(rows, settings.sampler.uniform)
+
+
 def _set_up(
     network: model.Segmenter, settings: Train, runtime: Runtime, fabric: Fabric, steps: int
 ) -> tuple[_FabricModule, Any, schedules.Schedule, averages.Ema]:
@@ -166,7 +181,7 @@ def _describe(settings: Train, fold: int) -> model.Description:
         resize=settings.resize,
         mean=settings.normalisation.mean,
         std=settings.normalisation.std,
-        classes=1,
+        classes=settings.classes,
         fold=fold,
     )
 
@@ -237,6 +252,7 @@ def _run(
     settings, runtime = recipe.train, recipe.runtime
     table = samples.read(args.samples)
     training, held_out = _rows_of(table, args.fold, args.samples)
+    samples.check_classes([*training, *held_out], settings.classes, args.samples)
     fabric.seed_everything(settings.seed, verbose=False)
     network = model.build(_describe(settings, args.fold), settings.model.weights)
     start = None

@@ -1,41 +1,13 @@
-import zipfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from conftest import HEIGHT, WIDTH, tiny_image, tiny_mask
+from conftest import HEIGHT, PATIENTS, SLICES, WIDTH, tiny_image, tiny_mask, write_tiny_brains
 
 from pipeline.archives import Archives
 from pipeline.errors import UserError
 from pipeline.images import decode_image, decode_mask
 from pipeline.sources import brain_mri
-
-PATIENTS = ["TCGA_CS_4941_19960909", "TCGA_DU_6408_19860521"]
-SLICES = (1, 2, 10)
-
-
-def tiff(pixels: np.ndarray) -> bytes:
-    return cv2.imencode(".tif", pixels)[1].tobytes()
-
-
-def write_tiny_brains(folder: Path, leave_out: str = "") -> Path:
-    """Two patients of three slices, the second patient once more in a deeper folder."""
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / brain_mri.ARCHIVE, "w") as archive:
-        archive.writestr("kaggle_3m/data.csv", "Patient,death01\n")
-        for top, patients in (("", PATIENTS), ("lgg-mri-segmentation/", PATIENTS[1:])):
-            for patient in patients:
-                for number in SLICES:
-                    mask = tiny_mask(number) * (number > 1)
-                    stem = f"{top}kaggle_3m/{patient}/{patient}_{number}"
-                    for name, pixels in (
-                        (f"{stem}.tif", tiny_image(mask, number)[:, :, ::-1]),
-                        (f"{stem}_mask.tif", mask * 255),
-                    ):
-                        if not (leave_out and name.endswith(leave_out)):
-                            archive.writestr(name, tiff(pixels))
-    return folder
 
 
 def test_each_slice_comes_once_with_its_mask_and_patient(tmp_path: Path) -> None:

@@ -36,6 +36,16 @@ def test_labels_come_back_in_the_order_of_their_indices(tmp_path: Path) -> None:
     assert read[1].values == (2, 1, 3)
 
 
+def test_other_classes_than_the_networks_are_refused() -> None:
+    pets = dataclasses.replace(ROWS[0], labels=PETS)
+    assert ROWS[0].classes == 1 and pets.classes == 3
+    samples.check_classes(ROWS, 1, Path("samples.csv"))
+    with pytest.raises(UserError, match="train.classes: found 1, .* background, pet, border .a_01"):
+        samples.check_classes([*ROWS, pets], 1, Path("samples.csv"))
+    with pytest.raises(UserError, match="train.classes: found 3, .* .a_01., expected 1"):
+        samples.check_classes(ROWS, 3, Path("samples.csv"))
+
+
 def test_every_row_has_one_part_in_a_fold() -> None:
     assert samples.training(ROWS, 0) == ROWS[2:3]
     assert samples.held_out(ROWS, 0) == ROWS[:2]

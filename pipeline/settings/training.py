@@ -43,14 +43,32 @@ class Augment(Section):
     hue: Annotated[float, Field(ge=0, le=0.5)]  # of the colour circle
 
 
+class Shuffle(Section):
+    """Every training image once an epoch, in random order."""
+
+    name: Literal["shuffle"]
+
+
+class PreferForeground(Section):
+    """As many draws an epoch as there are images, those with much foreground more often."""
+
+    name: Literal["prefer-foreground"]
+    uniform: Annotated[float, Field(gt=0, le=1)]  # share of all chances that all have alike
+
+
+Sampler = Annotated[Shuffle | PreferForeground, Field(discriminator="name")]
+
+
 class Train(Section):
     """Everything that decides a fold's weights."""
 
     model: Model
+    classes: Annotated[int, Field(ge=1)]  # 1: foreground or not; 3 and more: one of them
     size: tuple[Count, Count]  # height, width in pixels; the network says which fit
     resize: Literal["linear", "area"]
     normalisation: Normalisation
     epochs: Count
+    sampler: Sampler
     batch_size: Count  # images at once, on all devices together
     sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
     optimiser: Optimiser
