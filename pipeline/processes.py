@@ -24,7 +24,7 @@ def is_first() -> bool:
 def sums(fabric: Fabric, mine: Sequence[float]) -> list[float]:
     """Each number summed over all processes; all of them must ask."""
     if fabric.world_size == 1:
-        return list(mine)
+        return [float(value) for value in mine]
     total = torch.tensor(mine, dtype=torch.float64, device=fabric.device)
     distributed.all_reduce(total)
     found: list[float] = total.tolist()

@@ -148,6 +148,7 @@ def tiny_recipe(name: str = "sample") -> dict:
         "precision": "32-true",
         "threads": 1,
         "checkpoint_seconds": 0,
+        "tensorboard": False,
     }
     return recipe
 
