@@ -85,7 +85,7 @@ def tiff(pixels: np.ndarray) -> bytes:
 
 def write_tiny_brains(folder: Path, leave_out: str = "") -> Path:
     """Two patients of three slices, the second patient once more in a deeper folder."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / brain_mri.ARCHIVE, "w") as archive:
         archive.writestr("kaggle_3m/data.csv", "Patient,death01\n")
         for top, patients in (("", PATIENTS), ("lgg-mri-segmentation/", PATIENTS[1:])):
@@ -110,7 +110,7 @@ def classes_of(number: int) -> np.ndarray:
 
 def write_tiny_pets(folder: Path, leave_out: str = "") -> Path:
     """Three pets, with what else lies in the archive."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     trimaps = "annotations/annotations/trimaps"
     with zipfile.ZipFile(folder / oxford_pets.ARCHIVE, "w") as archive:
         archive.writestr(f"{trimaps}/._{PETS[0]}.png", b"Mac")
