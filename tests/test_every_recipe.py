@@ -13,11 +13,15 @@ from conftest import ROOT, write_tiny_archives, write_tiny_brains, write_yaml
 from pipeline import samples, submission
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 ARCHIVES = {
     "carvana": write_tiny_archives,
     "brain_mri": write_tiny_brains,
 }  # of each source
+RECIPES = [
+    path.stem
+    for path in sorted((ROOT / "recipes").glob("*.yaml"))
+    if yaml.safe_load(path.read_text())["split"]["source"] in ARCHIVES
+]
 SMALLER = {
     "plain-unet": {"width": 2},
     "cnn": {"widths": [2, 2]},
@@ -46,6 +50,11 @@ def run(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     command = STAGES[stage]["cmd"].replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
     monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
     importlib.import_module(f"pipeline.{stage}").main()
+
+
+def test_every_source_of_the_project_has_tiny_archives() -> None:
+    assert set(ARCHIVES) <= {path.stem for path in (ROOT / "pipeline/sources").glob("*.py")}
+    assert len(RECIPES) >= 9
 
 
 @pytest.mark.parametrize("name", RECIPES)
