@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 UInt8 = npt.NDArray[np.uint8]
+Factor = float | tuple[float, float]
 
 
 class Augmentation:
@@ -21,24 +22,29 @@ class Augmentation:
         scale: float,
         rotate: float,
         colour: float,
-        brightness: float,
-        contrast: float,
-        saturation: float,
+        lighten: float,
+        brightness: Factor,
+        contrast: Factor,
+        saturation: Factor,
         hue: float,
     ) -> None:
-        """Set the ranges, all of them symmetric about "no change".
+        """Set the ranges, symmetric about "no change" where they are single numbers.
 
         Args:
             hflip: probability of a left-right flip.
             affine: probability that shift (share of the side), scale (about 1) and rotation
                 (degrees) are drawn, each uniformly.
-            colour: probability that brightness, contrast, saturation (about 1) and hue
-                (share of the colour circle) are drawn, each uniformly.
+            colour: probability that lighten (added; share of white), and that brightness,
+                contrast, saturation (factors about 1, or from one number to another) and hue
+                (share of the colour circle) are drawn, each uniformly. What leaves 0..255 is
+                clipped.
         """
         # Importing albumentations asks the network for a newer release unless told not to.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A
 
+        # Left out where it does nothing, for each transform takes numbers from the generator.
+        lightening = [A.RandomBrightnessContrast(lighten, 0, p=colour)] if lighten else []
         self._compose = A.Compose(
             [
                 A.HorizontalFlip(p=hflip),
@@ -51,10 +57,11 @@ class Augmentation:
                     border_mode=cv2.BORDER_REFLECT_101,
                     p=affine,
                 ),
+                *lightening,
                 A.ColorJitter(
-                    brightness=(1 - brightness, 1 + brightness),
-                    contrast=(1 - contrast, 1 + contrast),
-                    saturation=(1 - saturation, 1 + saturation),
+                    brightness=_factors(brightness),
+                    contrast=_factors(contrast),
+                    saturation=_factors(saturation),
                     hue=(-hue, hue),
                     p=colour,
                 ),
@@ -62,7 +69,9 @@ class Augmentation:
         )
 
     def __call__(self, image: UInt8, target: UInt8, seed: int) -> tuple[UInt8, UInt8]:
-        """Change an (H, W, 3) uint8 RGB image and its (H, W) uint8 soft target (0..255).
+        """Change an (H, W, 3) uint8 RGB image and its uint8 soft target (0..255).
+
+        The target is (H, W), or (H, W, C) with a channel a class.
 
         The change depends on the seed alone, not on the process or on earlier calls, so
         results are the same for any number of workers and after any interruption.
@@ -70,3 +79,7 @@ class Augmentation:
         self._compose.set_random_seed(seed)
         changed = self._compose(image=image, mask=target)
         return changed["image"], changed["mask"]
+
+
+def _factors(given: Factor) -> tuple[float, float]:
+    return given if isinstance(given, tuple) else (1 - given, 1 + given)

@@ -20,7 +20,7 @@ NAMES = ("images.npy", "targets.npy")
 
 
 class Arrays:
-    """Decoded images (N, H, W, 3) and soft targets (N, H, W), uint8."""
+    """Decoded images (N, H, W, 3) and soft targets (N, H, W[, C]), uint8."""
 
     def __init__(self, images: UInt8, targets: UInt8) -> None:
         self._images = images
@@ -30,7 +30,7 @@ class Arrays:
         return len(self._images)
 
     def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
-        """Copies, to be changed at will, of one image (H, W, 3) and its target (H, W)."""
+        """Copies, to be changed at will, of one image (H, W, 3) and its target."""
         return np.array(self._images[position]), np.array(self._targets[position])
 
 
@@ -90,7 +90,10 @@ def key(decoder: Decoder) -> str:
 
 def _shapes(decoder: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
     shape = (len(decoder), *decoder.size)
-    return (*shape, 3), shape
+    classes = {row.classes for row in decoder.rows}
+    assert len(classes) == 1, f"rows of {classes} classes"
+    count = classes.pop()
+    return (*shape, 3), (shape if count == 1 else (*shape, count))
 
 
 def _is_whole(path: Path, decoder: Decoder) -> bool:

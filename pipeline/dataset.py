@@ -23,7 +23,10 @@ Draw = tuple[int, int]  # index of a row, seed of its augmentation
 
 
 class Pictures(Protocol):
-    """Images (H, W, 3) and soft targets (H, W) at network size, uint8, by position."""
+    """Images (H, W, 3) and soft targets at network size, uint8, by position.
+
+    Targets are as `pipeline.images.soft_target` makes them: (H, W), or (H, W, C) of C classes.
+    """
 
     def __len__(self) -> int: ...
 
@@ -45,11 +48,12 @@ class Decoder:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
-        """Image (H, W, 3) and soft target (H, W), uint8, of one row."""
+        """Image (H, W, 3) and soft target (H, W) or (H, W, C), uint8, of one row."""
         row = self.rows[position]
         image = decode_image(self.archives.read(row.image), row.size, row.image)
-        mask = decode_mask(self.archives.read(row.mask), row.size, row.mask)
-        return resize_image(image, self.size, self.resize), soft_target(mask, self.size)
+        mask = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
+        target = soft_target(mask, self.size, row.classes)
+        return resize_image(image, self.size, self.resize), target
 
 
 class TrainingSet(Dataset[tuple[UInt8, UInt8, int]]):
@@ -73,14 +77,17 @@ class TrainingSet(Dataset[tuple[UInt8, UInt8, int]]):
         return len(self._positions)
 
     def __getitem__(self, draw: Draw) -> tuple[UInt8, UInt8, int]:
-        """Image (H, W, 3) and target (H, W), uint8 0..255, at network size, and the index."""
+        """Image (H, W, 3) and target, uint8 0..255, at network size, and the index."""
         index, seed = draw
         image, target = self._pictures[self._positions[index]]
         return *self._augment(image, target, seed), index
 
 
 class Shuffle(Sampler[list[Draw]]):
-    """One epoch's batches of draws: a permutation and seeds that follow from (seed, epoch).
+    """One epoch's batches of draws: rows and seeds that follow from (seed, epoch).
+
+    Without `chances` the rows are a permutation; with them, each draw has the chances given,
+    and a row can come up several times or not at all.
 
     An epoch is whole steps of `accumulate` batches: incomplete ones are left out (their rows
     come up in other epochs), unless there is no other. Each process gets its share of every
@@ -95,6 +102,7 @@ class Shuffle(Sampler[list[Draw]]):
         accumulate: int,
         process: int,
         processes: int,
+        chances: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Shuffle `rows` rows for `process` of `processes` that share each batch equally."""
         self.epoch = 0
@@ -103,6 +111,7 @@ class Shuffle(Sampler[list[Draw]]):
         self.accumulate = min(accumulate, rows // self.batch_size)
         self.steps = rows // (self.batch_size * self.accumulate)
         self._rows = rows
+        self._chances = chances
         self._seed = seed
         self._process = process
         self._processes = processes
@@ -112,7 +121,10 @@ class Shuffle(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         generator = np.random.default_rng([self._seed, self.epoch])
-        order = generator.permutation(self._rows)
+        if self._chances is None:
+            order = generator.permutation(self._rows)
+        else:
+            order = generator.choice(self._rows, size=self._rows, p=self._chances)
         seeds = generator.integers(2**32, size=self._rows)
         draws = list(zip(order.tolist(), seeds.tolist(), strict=True))
         for batch in range(self.first, self.steps * self.accumulate):
@@ -120,10 +132,22 @@ class Shuffle(Sampler[list[Draw]]):
             yield whole[self._process :: self._processes]
 
 
+def prefer_foreground(rows: Sequence[Sample], uniform: float) -> npt.NDArray[np.float64]:
+    """Chances to draw each row (N,): `uniform` of them equal, the rest by foreground share.
+
+    Without foreground in any row, all are equal.
+    """
+    equal = np.full(len(rows), 1 / len(rows))
+    foreground = np.array([row.foreground for row in rows])
+    if not foreground.any():
+        return equal
+    return np.asarray(uniform * equal + (1 - uniform) * foreground / foreground.sum())
+
+
 def load_batches(
     dataset: TrainingSet, batches: Shuffle, workers: int, pin: bool
 ) -> DataLoader[tuple[UInt8, UInt8, int]]:
-    """Batches of images (B, H, W, 3) and targets (B, H, W), uint8, and indices (B,).
+    """Batches of images (B, H, W, 3) and targets (B, H, W[, C]), uint8, and indices (B,).
 
     Args:
         workers: processes that decode and augment; they stay from epoch to epoch.

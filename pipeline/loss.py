@@ -1,4 +1,4 @@
-"""The training loss: binary cross-entropy plus soft Dice, on soft targets."""
+"""The training loss: cross-entropy plus soft Dice, on soft targets of one class or more."""
 
 from typing import NamedTuple
 
@@ -13,6 +13,71 @@ class Terms(NamedTuple):
     total: Tensor
     bce: Tensor
     dice: Tensor
+
+
+def shares(targets: Tensor) -> Tensor:
+    """Soft targets as a data set has them, uint8 (B, H, W) or (B, H, W, C), as the loss does.
+
+    Returns:
+        float (B, H, W), 0..1, or (B, C, H, W), which add up to 1 over the classes.
+    """
+    if targets.ndim == 3:
+        return targets / 255
+    of_class = targets.permute(0, 3, 1, 2)
+    return of_class / of_class.sum(dim=1, keepdim=True)  # not 255: shares are rounded
+
+
+def entropy_dice(
+    logits: Tensor,
+    target: Tensor,
+    bce: float,
+    dice: float,
+    boundary: float,
+    boundary_width: int,
+) -> Terms:
+    """Weighted sum of cross-entropy and 1 - soft Dice: `bce_dice`, of one class or more.
+
+    Args:
+        logits: float (B, H, W), or (B, C, H, W) of C classes one of which each pixel is.
+        target: shares, float, of the same shape.
+    """
+    if logits.ndim == 3:
+        return bce_dice(logits, target, bce, dice, boundary, boundary_width)
+    return class_entropy_dice(logits, target, bce, dice, boundary, boundary_width)
+
+
+def class_entropy_dice(
+    logits: Tensor,
+    target: Tensor,
+    entropy: float,
+    dice: float,
+    boundary: float,
+    boundary_width: int,
+) -> Terms:
+    """Weighted sum of cross-entropy (mean over pixels) and 1 - soft Dice (over classes, images).
+
+    Args:
+        logits: float (B, C, H, W), unbounded.
+        target: float (B, C, H, W), shares of the classes in each pixel, which add up to 1.
+        entropy: weight of the cross-entropy.
+        dice: weight of the Dice term, in which each class counts the same.
+        boundary: what a pixel near the boundary of any class counts above the others.
+        boundary_width: how near, see `near_boundary`.
+
+    Both terms are computed in float32 whatever the precision of the network.
+    """
+    logs, target = torch.log_softmax(logits.float(), dim=1), target.float()
+    one_a_class, classes = target.flatten(0, 1), target.shape[1]  # B * C, H, W
+    of_pixel = -(target * logs).sum(dim=1)  # B, H, W
+    weight = None
+    if boundary:
+        near = near_boundary(one_a_class, boundary_width).reshape(target.shape).amax(dim=1)
+        weight = 1 + boundary * near
+        of_pixel = of_pixel * weight / weight.mean()
+        weight = weight.repeat_interleave(classes, dim=0)  # B * C, H, W
+    missed = 1 - soft_dice(logs.exp().flatten(0, 1), one_a_class, weight).mean()
+    mean = of_pixel.mean()
+    return Terms(entropy * mean + dice * missed, mean.detach(), missed.detach())
 
 
 def bce_dice(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,24 +10,32 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from pipeline import unet
 from pipeline.errors import UserError
 from pipeline.files import written_whole
 
-FORMAT = 1  # of the checkpoint file; raised when an older file can no longer be read
+FirstWeights = Literal["imagenet", "he", "none"]
+
+FORMAT = 2  # of the checkpoint file; raised when an older file can no longer be read
+
+_OURS: dict[str, Callable[..., nn.Module]] = {
+    "plain-unet": unet.UNet,
+    "unet1024": unet.UNet1024,
+    "cnn": unet.Cnn,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
     """All that is needed to rebuild a network and to feed it.
 
+    `network` holds the architecture and its arguments, as in a recipe's `train.model`.
     `size` is (height, width) of the input in pixels, `resize` how images get there,
     `mean` and `std` are per RGB channel of an image scaled to 0..1, `fold` is the fold the
-    network has never seen.
+    network has never seen. One class means foreground against the rest.
     """
 
-    architecture: str
-    encoder: str
-    decoder_channels: tuple[int, ...]
+    network: dict[str, Any]
     size: tuple[int, int]
     resize: Literal["linear", "area"]
     mean: tuple[float, float, float]
@@ -54,40 +63,82 @@ class Segmenter(nn.Module):
         self.register_buffer("std", _per_channel(description.std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, H, W) of images (B, H, W, 3), uint8 RGB.
+        """Logits of images (B, H, W, 3), uint8 RGB: (B, H, W) of one class, else (B, C, H, W).
 
         The permuted view is channels-last in memory, the layout convolutions are fastest in.
         """
         normalised = (images.permute(0, 3, 1, 2) - self.mean) / self.std  # B, 3, H, W
-        logits: Tensor = self.network(normalised)  # B, 1, H, W
-        return logits.squeeze(1)
+        logits: Tensor = self.network(normalised)  # B, C, H, W
+        return logits.squeeze(1) if self.description.classes == 1 else logits
 
 
-def build(description: Description, weights: Literal["imagenet", "none"]) -> Segmenter:
-    """Make a network of segmentation-models-pytorch.
+def build(description: Description, weights: FirstWeights) -> Segmenter:
+    """Make the network described, with new weights.
+
+    Args:
+        weights: `imagenet` for the encoder of a library's network, `he` for one of ours,
+            `none` for the library's or torch's own random ones.
 
     Raises:
-        UserError: the encoder is unknown, or its ImageNet weights cannot be fetched.
+        UserError: the encoder is unknown, its ImageNet weights cannot be fetched, or the
+            network cannot take pictures of this size.
     """
+    arguments = {**description.network, "classes": description.classes}
+    architecture = arguments.pop("architecture")
+    network: nn.Module
+    if architecture in _OURS:
+        network = _OURS[architecture](**arguments)
+        if weights == "he":
+            unet.initialise_he(network)
+    else:
+        network = _of_library(architecture, weights=weights, **arguments)
+    _check_size(network, architecture, description.size)
+    return Segmenter(network.to(memory_format=torch.channels_last), description)
+
+
+def _of_library(architecture: str, encoder: str, weights: str, **arguments: Any) -> nn.Module:
+    """A network of segmentation-models-pytorch."""
     try:
-        network = smp.create_model(
-            description.architecture,
-            encoder_name=description.encoder,
-            encoder_weights=_encoder_weights(description.encoder, weights),
-            decoder_channels=description.decoder_channels,
-            classes=description.classes,
+        network: nn.Module = smp.create_model(
+            architecture,
+            encoder_name=encoder,
+            encoder_weights=_encoder_weights(encoder, weights),
+            **arguments,
         )
     except (KeyError, RuntimeError) as error:  # RuntimeError: timm's "Unknown model"
         if "Unknown model" not in str(error) and "Wrong encoder" not in str(error):
             raise
-        raise UserError(_unknown_encoder(description.encoder)) from None
+        raise UserError(_unknown_encoder(encoder)) from None
     except OSError as error:  # what huggingface_hub and urllib raise without a network
         raise UserError(
             f"train.model.weights: found 'imagenet', but the weights of encoder "
-            f"{description.encoder!r} could not be fetched ({_first_line(error)}); connect to "
+            f"{encoder!r} could not be fetched ({_first_line(error)}); connect to "
             f"the network once (they are kept in ~/.cache afterwards), or set it to none"
         ) from None
-    return Segmenter(network.to(memory_format=torch.channels_last), description)
+    return network
+
+
+def _check_size(network: nn.Module, architecture: str, size: tuple[int, int]) -> None:
+    """Raise `UserError` unless height and width are such as the network takes."""
+    smallest, step = _sides(network)
+    for side in size:
+        if side >= smallest and (side - smallest) % step == 0:
+            continue
+        below = smallest + max(side - smallest, 0) // step * step
+        near = f"{below}" if side < smallest else f"{below} or {below + step}"
+        raise UserError(
+            f"train.size: found {list(size)}, but {architecture} takes sides of {smallest} and "
+            f"any multiple of {step} more, expected {near} instead of {side}"
+        )
+
+
+def _sides(network: nn.Module) -> tuple[int, int]:
+    """The smallest side a network takes, and the step from each that fits to the next."""
+    if isinstance(network, unet.UNet | unet.UNet1024 | unet.Cnn):
+        return network.smallest, network.step
+    assert isinstance(network, smp.base.SegmentationModel), type(network)
+    stride: int = network.encoder.output_stride
+    return stride, stride
 
 
 def save(path: Path, model: Segmenter, weights: dict[str, Tensor]) -> None:

@@ -93,6 +93,12 @@ def _explained(error: Any, schema: type[Section]) -> str:
     where = ".".join(parts) or "the file"
     if error["type"] == "missing":
         return f"{where}: missing; every key stands in the file, see the other recipes"
+    if error["type"] == "union_tag_invalid":
+        key, found = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
+        return f"{where}.{key}: found {found!r}; expected one of {error['ctx']['expected_tags']}"
+    if error["type"] == "union_tag_not_found":
+        key = error["ctx"]["discriminator"].strip("'")
+        return f"{where}.{key}: missing; every key stands in the file, see the other recipes"
     return f"{where}: found {error['input']!r}; {error['msg']}"
 
 

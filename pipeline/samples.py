@@ -2,10 +2,11 @@
 
 import csv
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files import written_whole
@@ -13,12 +14,23 @@ from pipeline.files import written_whole
 NO_FOLD = -1
 
 
+class Label(NamedTuple):
+    """A class: what it is called, and the value its pixels have in mask files."""
+
+    name: str
+    value: int
+
+
+BINARY = (Label("background", 0), Label("foreground", 1))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """What a source knows of an image before anything is opened.
 
     `image` and `mask` are references as in `pipeline.archives`; `mask` is empty for a test
-    image. `group` names what must not straddle folds: a car, a patient.
+    image. `group` names what must not straddle folds: a car, a patient. `labels` are the
+    classes in the order of their indices; the first is the background.
     """
 
     sample_id: str
@@ -26,14 +38,26 @@ class Entry:
     group: str
     image: str
     mask: str
+    labels: tuple[Label, ...] = dataclasses.field(default=BINARY, kw_only=True)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values of the mask file's pixels, by class index."""
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def classes(self) -> int:
+        """What a network has to tell apart: one foreground, or three classes and more."""
+        return 1 if len(self.labels) == 2 else len(self.labels)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample(Entry):
     """An image with its measures.
 
-    `height` and `width` are in pixels, `foreground` is the share of the mask (0..1, 0 for a
-    test image), `fold` is the fold that holds it out (`NO_FOLD` for a test image).
+    `height` and `width` are in pixels, `foreground` is the share of the mask that is not
+    background (0..1, 0 for a test image), `fold` is the fold that holds it out (`NO_FOLD` for
+    a test image, and for a training image that no fold holds out).
     """
 
     fold: int
@@ -49,6 +73,7 @@ class Sample(Entry):
 
 COLUMNS = (
     "sample_id", "split", "group", "fold", "image", "mask", "height", "width", "foreground",
+    "labels",
 )  # fmt: skip
 
 
@@ -63,7 +88,11 @@ def write(path: Path, samples: Sequence[Sample]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for sample in samples:
-            row = {**dataclasses.asdict(sample), "foreground": f"{sample.foreground:.6f}"}
+            row = {
+                **dataclasses.asdict(sample),
+                "foreground": f"{sample.foreground:.6f}",
+                "labels": " ".join(f"{label.name}={label.value}" for label in sample.labels),
+            }
             writer.writerow(row[column] for column in COLUMNS)
 
 
@@ -134,18 +163,44 @@ def check_no_leak(samples: Iterable[Sample], where: Path) -> None:
     Raises:
         UserError: names the group and the first row that strays.
     """
-    folds: dict[str, int] = {}
+    places: dict[str, str] = {}
     for sample in samples:
-        fold = folds.setdefault(sample.group, sample.fold)
-        if fold != sample.fold:
+        place = places.setdefault(sample.group, _place(sample))
+        if place != _place(sample):
             raise UserError(
-                f"{where}: group {sample.group} is in {_place(fold)} and in {_place(sample.fold)} "
+                f"{where}: group {sample.group} is in {place} and in {_place(sample)} "
                 f"({sample.sample_id}), expected one place; correct how the source groups images"
             )
 
 
-def _place(fold: int) -> str:
-    return "the test set" if fold == NO_FOLD else f"fold {fold}"
+def check_classes(samples: Iterable[Sample], classes: int, where: Path) -> None:
+    """Refuse rows whose masks have other classes than a network is to tell apart.
+
+    Raises:
+        UserError: names the classes and the first row that has them.
+    """
+    for sample in samples:
+        if sample.classes != classes:
+            names = ", ".join(label.name for label in sample.labels)
+            raise UserError(
+                f"train.classes: found {classes}, but {where} has masks of {names} "
+                f"({sample.sample_id}), expected {sample.classes}"
+            )
+
+
+def _place(sample: Sample) -> str:
+    if sample.split == "test":
+        return "the test set"
+    return "no fold" if sample.fold == NO_FOLD else f"fold {sample.fold}"
+
+
+@functools.cache
+def _labels(text: str) -> tuple[Label, ...]:
+    """The labels of one row; the same object for all rows that have the same ones."""
+    parts = [word.partition("=") for word in text.split()]
+    if len(parts) < 2:
+        raise ValueError(f"found labels {text!r}, expected two or more of name=value")
+    return tuple(Label(name, int(value)) for name, _, value in parts)
 
 
 def _parse(row: dict[str, str], where: str) -> Sample:
@@ -162,6 +217,7 @@ def _parse(row: dict[str, str], where: str) -> Sample:
             height=int(row["height"]),
             width=int(row["width"]),
             foreground=float(row["foreground"]),
+            labels=_labels(row["labels"]),
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}; run the split stage again") from None

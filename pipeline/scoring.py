@@ -106,7 +106,7 @@ class HeldOut:
         if prediction.error:
             raise UserError(prediction.error)
         row = prediction.row
-        truth = decode_mask(self.archives.read(row.mask), row.size, row.mask)
+        truth = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
         return full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0
 
     def _picture(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import KFold, StratifiedGroupKFold
 from tqdm import tqdm
 
 from pipeline import params, samples
@@ -18,38 +18,88 @@ from pipeline.archives import Archives
 from pipeline.errors import UserError, command
 from pipeline.images import decode_mask, read_size
 from pipeline.samples import NO_FOLD, Entry, Sample
+from pipeline.settings.data import ByGroup, ByGroupOnce, FirstImages, Split
 
 
-def split(entries: Sequence[Entry], archives: Archives, folds: int, seed: int) -> list[Sample]:
-    """Measure every entry and give each training group one fold.
+def split(entries: Sequence[Entry], archives: Archives, how: Split) -> list[Sample]:
+    """Measure every entry that is used and give each training image its fold.
 
-    Folds are balanced in images and in the groups' mean share of foreground, so that no fold
-    gets all the vans.
+    Where folds are not made of groups, each training image becomes its own group: `group` is
+    what falls into a fold as a whole.
 
     Raises:
         UserError: an image or mask does not open, a mask has another size than its image,
-            or there are fewer groups than folds.
+            or there is too little to make these folds of.
     """
-    with ThreadPoolExecutor() as pool:
-        measured = pool.map(lambda entry: _measure(entry, archives), entries)
-        rows = list(tqdm(measured, total=len(entries), desc="measure", unit="img"))
-    fold_of = assign_folds([row for row in rows if row.split == "train"], folds, seed)
+    training = [entry for entry in entries if entry.split == "train"]
+    if how.by in ("image", "first-images"):
+        training = [dataclasses.replace(entry, group=entry.sample_id) for entry in training]
+    groups = sorted({entry.group for entry in training})
+    if isinstance(how, FirstImages):
+        training = _first(training, how)
+    else:
+        kept = set(_drawn(groups, how.fraction, how.seed))
+        training = [entry for entry in training if entry.group in kept]
+    test = [entry for entry in entries if entry.split == "test"]
+    rows = _measured([*training, *test], archives)
+    fold_of = _folds(rows[: len(training)], how)
     return [
         dataclasses.replace(row, fold=fold_of[row.group]) if row.split == "train" else row
         for row in rows
     ]
 
 
+def _folds(rows: Sequence[Sample], how: Split) -> dict[str, int]:
+    """The fold of each group."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    if isinstance(how, ByGroup):
+        return assign_folds(rows, how.folds, how.seed)
+    if isinstance(how, ByGroupOnce):
+        held_out = _drawn(sorted(groups), how.held_out, how.seed)
+        if len(held_out) == len(groups):
+            raise _too_few(how.folds + 1, len(groups))
+        return dict.fromkeys(groups, NO_FOLD) | dict.fromkeys(held_out, 0)
+    if isinstance(how, FirstImages):
+        return {group: NO_FOLD if i < how.training else 0 for i, group in enumerate(groups)}
+    if len(groups) < how.folds:
+        raise _too_few(how.folds, len(groups))
+    cut = KFold(how.folds, shuffle=True, random_state=how.seed).split(groups)
+    return {groups[i]: fold for fold, (_, held_out) in enumerate(cut) for i in held_out}
+
+
+def _drawn(names: Sequence[str], share: float, seed: int) -> list[str]:
+    """A share of the names, rounded to a whole number but at least one; all of them at 1."""
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [names[i] for i in order[: max(1, round(share * len(names)))]]
+
+
+def _first(training: list[Entry], how: FirstImages) -> list[Entry]:
+    if len(training) < how.training + how.held_out:
+        raise UserError(
+            f"split.training: found {how.training} and {how.held_out} held out, but there are "
+            f"{len(training)} training images; lower split.training or split.held_out"
+        )
+    return training[: how.training + how.held_out]
+
+
+def _too_few(folds: int, groups: int) -> UserError:
+    return UserError(
+        f"split.folds: found {folds} folds for {groups} groups of training images, "
+        f"expected at least one group a fold; lower split.folds in the recipe"
+    )
+
+
 def assign_folds(rows: Sequence[Sample], folds: int, seed: int) -> dict[str, int]:
-    """The fold of each group, balanced by images and by the groups' foreground share."""
+    """The fold of each group.
+
+    Folds are balanced in images and in the groups' mean share of foreground, so that no fold
+    gets all the vans.
+    """
     shares = collections.defaultdict(list)
     for row in rows:
         shares[row.group].append(row.foreground)
     if len(shares) < folds:
-        raise UserError(
-            f"split.folds: found {folds} folds for {len(shares)} groups of training images, "
-            f"expected at least one group a fold; lower split.folds in the recipe"
-        )
+        raise _too_few(folds, len(shares))
     strata = _strata({group: float(np.mean(values)) for group, values in shares.items()}, folds)
     groups = [row.group for row in rows]
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
@@ -64,14 +114,20 @@ def _strata(share: dict[str, float], folds: int) -> dict[str, int]:
     return {group: rank * count // len(ordered) for rank, group in enumerate(ordered)}
 
 
+def _measured(entries: Sequence[Entry], archives: Archives) -> list[Sample]:
+    with ThreadPoolExecutor() as pool:
+        measured = pool.map(lambda entry: _measure(entry, archives), entries)
+        return list(tqdm(measured, total=len(entries), desc="measure", unit="img"))
+
+
 def _measure(entry: Entry, archives: Archives) -> Sample:
     height, width = read_size(archives.read(entry.image), entry.image)
     foreground = 0.0
     if entry.mask:
-        mask = decode_mask(archives.read(entry.mask), (height, width), entry.mask)
-        foreground = float(mask.mean())
+        mask = decode_mask(archives.read(entry.mask), (height, width), entry.mask, entry.values)
+        foreground = float((mask > 0).mean())
     return Sample(
-        **dataclasses.asdict(entry),
+        **{field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)},
         fold=NO_FOLD,
         height=height,
         width=width,
@@ -90,9 +146,15 @@ def main() -> None:
     recipe = params.load(args.recipe)
     source = _source(recipe.split.source, args.recipe)
     archives = Archives(args.raw)
-    rows = split(source.read_entries(archives), archives, recipe.split.folds, recipe.split.seed)
+    entries = source.read_entries(archives)
+    rows = split(entries, archives, recipe.split)
     samples.write(args.out, rows)
     print(_summary(rows))
+    if leaks := straddling(entries, rows):
+        print(
+            f"{leaks} groups of this data set are both trained on and held out "
+            f"(split.by: {recipe.split.by}): scores will be flattered"
+        )
 
 
 def _source(name: str, recipe: Path) -> ModuleType:
@@ -106,12 +168,24 @@ def _source(name: str, recipe: Path) -> ModuleType:
         ) from None
 
 
+def straddling(entries: Sequence[Entry], rows: Sequence[Sample]) -> int:
+    """How many of the source's own groups have images in more than one place."""
+    group_of = {entry.sample_id: entry.group for entry in entries}
+    places = collections.defaultdict(set)
+    for row in (row for row in rows if row.split == "train"):
+        places[group_of[row.sample_id]].add(row.fold)
+    return sum(len(folds) > 1 for folds in places.values())
+
+
 def _summary(rows: Sequence[Sample]) -> str:
     train = [row for row in rows if row.split == "train"]
     sizes = collections.Counter(row.fold for row in train)
+    never = sizes.pop(NO_FOLD, 0)
     return (
         f"{len(train)} training images of {len({row.group for row in train})} groups in folds of "
-        f"{[sizes[fold] for fold in sorted(sizes)]}; {len(rows) - len(train)} test images"
+        f"{[sizes[fold] for fold in sorted(sizes)]}"
+        + (f" and {never} never held out" if never else "")
+        + f"; {len(rows) - len(train)} test images"
     )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
@@ -36,11 +38,17 @@ from pipeline import (
 )
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, Shuffle, TrainingSet, load_batches
+from pipeline.dataset import (
+    Decoder,
+    Shuffle,
+    TrainingSet,
+    load_batches,
+    prefer_foreground,
+)
 from pipeline.errors import UserError, command
 from pipeline.interrupt import Stop
 from pipeline.journal import Bar, Journal
-from pipeline.loss import bce_dice
+from pipeline.loss import entropy_dice, shares
 from pipeline.meter import Losses, Stopwatch, measured
 from pipeline.samples import Sample
 from pipeline.scoring import HeldOut
@@ -85,14 +93,14 @@ def train(
         wrapped.train()
         clock.restart()
         bar = Bar(title, batches, fabric)
-        for images, targets, rows in loader:  # (B, H, W, 3) and (B, H, W), uint8; (B,)
+        for images, targets, rows in loader:  # (B, H, W, 3) and (B, H, W[, C]), uint8; (B,)
             clock.mark()
             images = images.to(fabric.device, non_blocking=True)
-            shares = targets.to(fabric.device, non_blocking=True) / 255
+            truth = shares(targets.to(fabric.device, non_blocking=True))
             progress.batch += 1
             ends_step = progress.batch % batches.accumulate == 0
             with fabric.no_backward_sync(wrapped, enabled=not ends_step):
-                terms = bce_dice(wrapped(images), shares, **settings.loss.model_dump())
+                terms = entropy_dice(wrapped(images), truth, **settings.loss.model_dump())
                 fabric.backward(terms.total / batches.accumulate)
             if ends_step:
                 if clip != "none":  # infinite ones are float16's, whose scaler skips the step
@@ -134,11 +142,17 @@ def _batches(
     """This process's share of each batch, and the loader that prepares it."""
     batches = Shuffle(
         len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
-        fabric.global_rank, fabric.world_size,
+        fabric.global_rank, fabric.world_size, _chances(settings, dataset.rows),
     )  # fmt: skip
     processes.check_share(batches.batch_size, fabric)
     pin = fabric.device.type == "cuda"
     return batches, load_batches(dataset, batches, hardware.workers(runtime.workers), pin)
+
+
+def _chances(settings: Train, rows: Sequence[Sample]) -> npt.NDArray[np.float64] | None:
+    if settings.sampler.name == "shuffle":
+        return None
+    return prefer_foreground(rows, settings.sampler.uniform)
 
 
 def _set_up(
@@ -156,14 +170,12 @@ def _set_up(
 
 def _describe(settings: Train, fold: int) -> model.Description:
     return model.Description(
-        architecture=settings.model.architecture,
-        encoder=settings.model.encoder,
-        decoder_channels=settings.model.decoder_channels,
+        network=settings.model.model_dump(exclude={"weights"}),
         size=settings.size,
         resize=settings.resize,
         mean=settings.normalisation.mean,
         std=settings.normalisation.std,
-        classes=1,
+        classes=settings.classes,
         fold=fold,
     )
 
@@ -212,6 +224,7 @@ def _run(args: argparse.Namespace, recipe: params.Recipe, fabric: Fabric, work: 
     settings, runtime = recipe.train, recipe.runtime
     table = samples.read(args.samples)
     training, held_out = _rows_of(table, args.fold, args.samples)
+    samples.check_classes([*training, *held_out], settings.classes, args.samples)
     fabric.seed_everything(settings.seed, verbose=False)
     network = model.build(_describe(settings, args.fold), settings.model.weights)
     start = None

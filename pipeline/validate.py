@@ -70,7 +70,7 @@ def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[
 
 
 def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
-    return decode_mask(archives.read(row.mask), row.size, row.mask)
+    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
 
 
 def _draw(

@@ -14,6 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.settings.data import ByGroup
+from pipeline.sources import brain_mri, oxford_pets
+
 # Before torch is loaded, here and in every process that a test starts: tests run side by side,
 # and threads of two processes that wait for each other on the same cores are five times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +27,9 @@ HEIGHT, WIDTH = 64, 96
 TRAIN_CARS = [f"aa{number:010x}" for number in range(6)]
 TEST_CARS = [f"bb{number:010x}" for number in range(2)]
 VIEWS = ("01", "02")
+PATIENTS = ["TCGA_CS_4941_19960909", "TCGA_DU_6408_19860521"]
+SLICES = (1, 2, 10)
+PETS = ["Bengal_1", "Bengal_10", "american_bulldog_2"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,6 +89,55 @@ def write_tiny_archives(folder: Path) -> None:
         sample.writestr("sample_submission.csv", "\n".join(rows) + "\n")
 
 
+def tiff(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".tif", pixels)[1].tobytes()
+
+
+def write_tiny_brains(folder: Path, leave_out: str = "") -> Path:
+    """Two patients of three slices, the second patient once more in a deeper folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / brain_mri.ARCHIVE, "w") as archive:
+        archive.writestr("kaggle_3m/data.csv", "Patient,death01\n")
+        for top, patients in (("", PATIENTS), ("lgg-mri-segmentation/", PATIENTS[1:])):
+            for patient in patients:
+                for number in SLICES:
+                    mask = tiny_mask(number) * (number > 1)
+                    stem = f"{top}kaggle_3m/{patient}/{patient}_{number}"
+                    for name, pixels in (
+                        (f"{stem}.tif", tiny_image(mask, number)[:, :, ::-1]),
+                        (f"{stem}_mask.tif", mask * 255),
+                    ):
+                        if not (leave_out and name.endswith(leave_out)):
+                            archive.writestr(name, tiff(pixels))
+    return folder
+
+
+def classes_of(number: int) -> np.ndarray:
+    """Pet, with a border around it and background further out, as class indices."""
+    pet = tiny_mask(number)
+    return pet + 2 * (cv2.dilate(pet, np.ones((5, 5), np.uint8)) - pet)
+
+
+def write_tiny_pets(folder: Path, leave_out: str = "") -> Path:
+    """Three pets, with what else lies in the archive."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trimaps = "annotations/annotations/trimaps"
+    with zipfile.ZipFile(folder / oxford_pets.ARCHIVE, "w") as archive:
+        archive.writestr(f"{trimaps}/._{PETS[0]}.png", b"Mac")
+        archive.writestr("annotations/annotations/list.txt", "#Image CLASS-ID\n")
+        archive.writestr(f"annotations/annotations/xmls/{PETS[0]}.xml", "<annotation/>")
+        archive.writestr(f"images/images/{PETS[0]}.mat", b"MATLAB")
+        for number, stem in enumerate(PETS):
+            trimap = np.array([2, 1, 3], np.uint8)[classes_of(number)]
+            for name, data in (
+                (f"images/images/{stem}.jpg", jpeg(tiny_image(tiny_mask(number), number))),
+                (f"{trimaps}/{stem}.png", cv2.imencode(".png", trimap)[1].tobytes()),
+            ):
+                if name != leave_out:
+                    archive.writestr(name, data)
+    return folder
+
+
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """A folder of tiny archives."""
@@ -107,6 +162,11 @@ def tiny_recipe(name: str = "sample") -> dict:
         "tensorboard": False,
     }
     return recipe
+
+
+def by_group(folds: int, seed: int = 0) -> ByGroup:
+    """Folds of whole cars."""
+    return ByGroup(source="carvana", by="group", folds=folds, fraction=1, seed=seed)
 
 
 def write_yaml(path: Path, content: object) -> Path:

@@ -7,11 +7,11 @@ MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)
 NOTHING = dict(
     hflip=0, affine=0, shift=0, scale=0, rotate=0,
-    colour=0, brightness=0, contrast=0, saturation=0, hue=0,
+    colour=0, lighten=0, brightness=0, contrast=0, saturation=0, hue=0,
 )  # fmt: skip
 
 
-def augmentation(**changes: float) -> Augmentation:
+def augmentation(**changes: float | tuple[float, float]) -> Augmentation:
     return Augmentation(**{**NOTHING, **changes})
 
 
@@ -49,6 +49,7 @@ def test_colour_leaves_the_target_alone() -> None:
 
 def test_the_seed_alone_decides() -> None:
     every = dict(hflip=0.5, affine=0.5, shift=0.1, scale=0.1, rotate=9, colour=0.5, brightness=0.3)
+    every["lighten"] = 0.2
     one, other = augmentation(**every), augmentation(**every)
     other(IMAGE, MASK, 99)  # an earlier call must not matter
     seen = set()
@@ -57,3 +58,32 @@ def test_the_seed_alone_decides() -> None:
         np.testing.assert_array_equal(image, other(IMAGE, MASK, seed)[0])
         seen.add((image.tobytes(), target.tobytes()))
     assert len(seen) > 10
+
+
+def test_a_target_of_several_classes_moves_as_one() -> None:
+    shares = np.stack([255 - MASK, MASK, np.zeros_like(MASK)], axis=-1)
+    change = augmentation(hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=10)
+    for seed in range(5):
+        image, target = change(IMAGE, shares, seed)
+        np.testing.assert_array_equal(target[:, :, 1], change(IMAGE, MASK, seed)[1])
+        assert np.abs(target.astype(int).sum(axis=2) - 255).max() <= 1
+
+
+def test_lighten_adds_the_same_to_every_pixel_and_clips() -> None:
+    change = augmentation(colour=1, lighten=0.3)
+    added = set()
+    plain = IMAGE.copy()
+    plain[0, 0] = 128  # neither end of the scale is within reach
+    for seed in range(20):
+        image, _ = change(plain, MASK, seed)
+        step = int(image[0, 0, 0]) - 128
+        np.testing.assert_allclose(image, np.clip(plain.astype(int) + step, 0, 255), atol=1)
+        added.add(step)
+    assert min(added) < -40 and max(added) > 40 and all(abs(step) <= 77 for step in added)
+
+
+def test_a_pair_is_a_range_of_factors() -> None:
+    grey = IMAGE.astype(float).mean(axis=2)
+    for seed in range(10):
+        image, _ = augmentation(colour=1, contrast=(0.5, 0.7))(IMAGE, MASK, seed)
+        assert 0.48 < image.astype(float).mean(axis=2).std() / grey.std() < 0.72

@@ -1,14 +1,24 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import by_group, classes_of, write_tiny_pets
 
+from pipeline import cache
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, Shuffle, TrainingSet, load_batches
+from pipeline.dataset import (
+    Decoder,
+    Shuffle,
+    TrainingSet,
+    load_batches,
+    prefer_foreground,
+)
+from pipeline.images import soft_target
 from pipeline.samples import Sample
-from pipeline.sources import carvana
+from pipeline.sources import carvana, oxford_pets
 from pipeline.split import split
 
 SIZE = (32, 64)
@@ -23,13 +33,13 @@ def archives(raw: Path):
 
 @pytest.fixture
 def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, folds=2, seed=0)[:8]
+    return split(carvana.read_entries(archives), archives, by_group(2))[:8]
 
 
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
     augment = Augmentation(
         hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=5,
-        colour=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
+        colour=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
     )  # fmt: skip
     decoder = Decoder(rows, archives, SIZE, "area")
     return TrainingSet(rows, rows, decoder, augment)
@@ -100,3 +110,40 @@ def test_processes_share_every_batch() -> None:
     parts = [list(shuffle(9, 4, seed=1, process=p, processes=2)) for p in (0, 1)]
     whole = list(shuffle(9, 4, seed=1))
     assert [sorted([*a, *b]) for a, b in zip(*parts, strict=True)] == [sorted(b) for b in whole]
+
+
+def test_rows_with_foreground_come_up_more_often(rows) -> None:
+    shares = [0.0, 0.1, 0.3, 0.0]
+    some = [dataclasses.replace(row, foreground=s) for row, s in zip(rows, shares, strict=False)]
+    chances = prefer_foreground(some, 0.2)
+    np.testing.assert_allclose(chances, [0.05, 0.25, 0.65, 0.05])
+    many = np.repeat(chances, 500) / 500
+    batches = Shuffle(2000, 10, 1, 1, 0, 1, many)
+    drawn = [index // 500 for batch in batches for index, _ in batch]
+    found = np.bincount(drawn, minlength=4) / len(drawn)
+    assert len(drawn) == 2000 and np.abs(found - chances).max() < 0.04
+    first = list(batches)
+    assert first == list(Shuffle(2000, 10, 1, 1, 0, 1, many))
+    batches.epoch = 1
+    assert first != list(batches)
+    halves = [list(Shuffle(2000, 10, 1, 1, process, 2, many)) for process in (0, 1)]
+    assert [a[0] for a in first] == [half[0] for half in halves[0]]
+    assert [a[1] for a in first] == [half[0] for half in halves[1]]
+
+
+def test_without_foreground_all_rows_are_alike(rows) -> None:
+    empty = [dataclasses.replace(row, foreground=0.0) for row in rows]
+    np.testing.assert_allclose(prefer_foreground(empty, 0.2), 1 / len(rows))
+
+
+def test_pets_have_targets_of_three_classes_cached_or_not(tmp_path: Path) -> None:
+    archives = Archives(write_tiny_pets(tmp_path / "raw"))
+    pets = split(oxford_pets.read_entries(archives), archives, by_group(2))
+    decoder = Decoder(pets, archives, SIZE, "area")
+    on_disk = cache.on_disk(tmp_path / "work", decoder)
+    for position, pictures in enumerate(zip(decoder, cache.in_ram(decoder), on_disk, strict=True)):
+        for image, target in pictures:
+            assert target.shape == (*SIZE, 3)
+            np.testing.assert_array_equal(image, pictures[0][0])
+            np.testing.assert_array_equal(target, soft_target(classes_of(position), SIZE, 3))
+    archives.close()

@@ -42,7 +42,7 @@ def test_another_size_is_refused() -> None:
     with pytest.raises(BadImageError, match="a.jpg: found 64x96 pixels .* expected 64x97"):
         decode_image(jpeg(IMAGE), (64, 97), "a.jpg")
     with pytest.raises(BadImageError, match="m.gif: found 64x96 pixels .* expected 64x97"):
-        decode_mask(gif(MASK), (64, 97), "m.gif")
+        decode_mask(gif(MASK), (64, 97), "m.gif", (0, 1))
 
 
 def test_a_rotation_tag_is_ignored_in_size_and_pixels() -> None:
@@ -55,17 +55,55 @@ def test_a_rotation_tag_is_ignored_in_size_and_pixels() -> None:
 
 
 def test_a_mask_is_its_palette_indices() -> None:
-    decoded = decode_mask(gif(MASK), SIZE, "m.gif")
+    decoded = decode_mask(gif(MASK), SIZE, "m.gif", (0, 1))
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, MASK)
 
 
 def test_a_picture_is_no_mask() -> None:
-    with pytest.raises(BadImageError, match="expected one channel of 0 and 1"):
-        decode_mask(jpeg(IMAGE), SIZE, "m.gif")
-    grey = cv2.imencode(".png", MASK * 255)[1].tobytes()
-    with pytest.raises(BadImageError, match="values up to 255"):
-        decode_mask(grey, SIZE, "m.png")
+    with pytest.raises(BadImageError, match="found mode RGB, expected one channel of 0 and 1"):
+        decode_mask(jpeg(IMAGE), SIZE, "m.gif", (0, 1))
+    deep = cv2.imencode(".png", MASK.astype(np.uint16) * 256)[1].tobytes()
+    with pytest.raises(BadImageError, match="found mode I;16, expected one channel"):
+        decode_mask(deep, SIZE, "m.png", (0, 1))
+
+
+@pytest.mark.parametrize("values", [(0, 255), (255, 0), (7, 3)])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_a_mask_files_values_become_class_indices(values: tuple[int, int], ending: str) -> None:
+    data = cv2.imencode(ending, np.array(values, np.uint8)[MASK])[1].tobytes()
+    np.testing.assert_array_equal(decode_mask(data, SIZE, "m", values), MASK)
+    with pytest.raises(BadImageError, match=rf"found the value {max(values)}, expected .* 0 and 1"):
+        decode_mask(data, SIZE, "m", (0, 1))
+
+
+def test_three_values_are_three_classes() -> None:
+    trimap = MASK + np.tile(np.arange(1, 3, dtype=np.uint8), (*SIZE[:1], SIZE[1] // 2))
+    data = cv2.imencode(".png", trimap)[1].tobytes()
+    index = decode_mask(data, SIZE, "m.png", (2, 1, 3))
+    np.testing.assert_array_equal(index, np.array([9, 1, 0, 2], np.uint8)[trimap])
+    with pytest.raises(BadImageError, match="found the value 3, expected one channel of 2 and 1"):
+        decode_mask(data, SIZE, "m.png", (2, 1))
+
+
+def test_unusual_pictures_are_rgb_too() -> None:
+    """Some files of public data sets are grey, have a palette, or are no JPEG at all."""
+    grey = Image.fromarray(IMAGE).convert("L")
+    for picture, kind in [
+        (grey, "JPEG"),
+        (grey.convert("LA"), "PNG"),
+        (Image.fromarray(IMAGE).convert("P"), "PNG"),
+        (Image.fromarray(IMAGE).convert("P"), "GIF"),
+        (Image.fromarray(IMAGE).convert("RGBA"), "PNG"),
+        (Image.fromarray(IMAGE).convert("CMYK"), "JPEG"),
+        (Image.fromarray(IMAGE), "TIFF"),
+    ]:
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        decoded = decode_image(stream.getvalue(), SIZE, "a.jpg")
+        assert decoded.shape == IMAGE.shape and decoded.dtype == np.uint8
+        expected = np.asarray(picture.convert("RGB"), dtype=int)
+        assert np.abs(decoded - expected).mean() < 12, (picture.mode, kind)
 
 
 @pytest.mark.parametrize("method", ["linear", "area"])
@@ -76,15 +114,25 @@ def test_resizing_keeps_type_and_mean(method: str) -> None:
 
 
 def test_a_soft_target_is_the_share_of_foreground() -> None:
-    target = soft_target(MASK, (32, 48))
+    target = soft_target(MASK, (32, 48), 1)
     expected = MASK.reshape(32, 2, 48, 2).mean(axis=(1, 3)) * 255
     assert np.abs(target - expected).max() <= 1
+
+
+def test_a_soft_target_of_classes_holds_the_share_of_each() -> None:
+    index = MASK + np.flip(MASK, 0)
+    target = soft_target(index, (32, 48), 3)
+    assert target.shape == (32, 48, 3) and target.dtype == np.uint8
+    for label in range(3):
+        expected = (index == label).reshape(32, 2, 48, 2).mean(axis=(1, 3)) * 255
+        assert np.abs(target[:, :, label] - expected).max() <= 1
+    assert np.abs(target.astype(int).sum(axis=2) - 255).max() <= 2
 
 
 def test_a_soft_target_survives_the_way_to_network_size_and_back() -> None:
     mask = np.zeros((1280, 1918), np.uint8)
     cv2.ellipse(mask, (900, 650), (620, 330), 3, 0, 360, 1, -1)
     cv2.line(mask, (900, 350), (960, 200), 1, 5)
-    target = soft_target(mask, (1024, 1024)).astype(np.float32) / 255
+    target = soft_target(mask, (1024, 1024), 1).astype(np.float32) / 255
     back = full_resolution(target, (1280, 1918)) > 0.5
     assert dice(back, mask > 0) > 0.9995

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import by_group
 from lightning_fabric import Fabric
 
 from pipeline.archives import Archives
@@ -38,7 +39,7 @@ def archives(raw: Path) -> Iterator[Archives]:
 
 @pytest.fixture
 def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, folds=2, seed=0)
+    return split(carvana.read_entries(archives), archives, by_group(2))
 
 
 def probabilities(rows, archives, models, tta="none", batch=3, workers=0) -> list[np.ndarray]:

@@ -85,3 +85,57 @@ def test_the_boundary_weight_keeps_the_scale() -> None:
     target = (torch.rand(2, 16, 16) > 0.5).float()
     plain = bce_dice(torch.zeros(2, 16, 16), target, 1, 0)
     assert bce_dice(torch.zeros(2, 16, 16), target, 1, 0, 5).bce.item() == pytest.approx(plain.bce)
+
+
+def of_classes(logits: torch.Tensor, target: torch.Tensor, boundary: float = 0) -> Terms:
+    return loss.entropy_dice(logits, target, 1.0, 1.0, boundary, 1)
+
+
+def test_the_terms_of_classes_are_what_their_formulas_say() -> None:
+    logits = torch.tensor([[1.0, -0.5], [0.0, 2.0], [0.5, 0.0]]).reshape(1, 3, 1, 2)
+    target = torch.tensor([[1.0, 0.2], [0.0, 0.5], [0.0, 0.3]]).reshape(1, 3, 1, 2)
+    p = torch.softmax(logits, dim=1)
+    entropy = -(target * p.log()).sum() / 2
+    dice = [
+        1 - (2 * (p[0, c] * target[0, c]).sum() + 1) / (p[0, c].sum() + target[0, c].sum() + 1)
+        for c in range(3)
+    ]
+    terms = of_classes(logits, target)
+    assert terms.bce.item() == pytest.approx(entropy.item(), abs=1e-6)
+    assert terms.dice.item() == pytest.approx(float(sum(dice)) / 3, abs=1e-6)
+    assert terms.total.item() == pytest.approx(terms.bce.item() + terms.dice.item(), abs=1e-6)
+
+
+def test_on_hard_targets_it_is_torchs_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, index = torch.randn(2, 4, 5, 6), torch.randint(0, 4, (2, 5, 6))
+    target = torch.nn.functional.one_hot(index, 4).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.cross_entropy(logits, index)
+    torch.testing.assert_close(of_classes(logits, target).bce, expected)
+
+
+def test_pixels_between_classes_can_count_more() -> None:
+    target = torch.zeros(1, 3, 8, 8)
+    target[0, 0, :, :4] = target[0, 1, :, 4:] = 1
+    near, far = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    near[0, 2, 4, 4] = far[0, 2, 4, 0] = 8  # wrong at the boundary, and away from it
+    plain = [of_classes(logits, target).total.item() for logits in (near, far)]
+    weighted = [of_classes(logits, target, boundary=3).total.item() for logits in (near, far)]
+    assert plain[0] == pytest.approx(plain[1])
+    assert weighted[0] > weighted[1] + 0.01
+
+
+def test_targets_of_bytes_become_shares() -> None:
+    one = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
+    torch.testing.assert_close(loss.shares(one), torch.tensor([[[0.0, 0.2, 1.0]]]))
+    several = torch.tensor([[[[255, 0, 0], [127, 64, 64]]]], dtype=torch.uint8)  # 1, 1, 2, 3
+    found = loss.shares(several)
+    assert found.shape == (1, 3, 1, 2)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(1, 1, 2))
+    assert found[0, 1, 0, 1].item() == pytest.approx(64 / 255)
+
+
+def test_one_class_is_binary_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 5, 6), torch.rand(2, 5, 6)
+    assert of_classes(logits, target) == bce_dice(logits, target, 1.0, 1.0)

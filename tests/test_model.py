@@ -1,18 +1,23 @@
 import dataclasses
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline import model
 from pipeline.errors import UserError
-from pipeline.settings.network import Model
+from pipeline.model import Description
+from pipeline.settings.base import Section
+from pipeline.settings.network import Library, LibraryAsPublished
 
-TINY = model.Description(
-    architecture="Unet",
-    encoder="resnet18",
-    decoder_channels=(16, 16, 8, 8, 8),
+TINY = Description(
+    network={
+        "architecture": "Unet",
+        "encoder": "resnet18",
+        "decoder_channels": (16, 16, 8, 8, 8),
+    },
     size=(32, 64),
     resize="area",
     mean=(0.5, 0.4, 0.3),
@@ -64,16 +69,89 @@ def test_a_checkpoint_describes_itself(network: model.Segmenter, tmp_path: Path)
         assert torch.equal(loaded(images()), network(images()))
 
 
-@pytest.mark.parametrize("architecture", ["Unet", "UnetPlusPlus", "MAnet"])
+def tiny(architecture: str, size: tuple[int, int] = (32, 64), **arguments: Any) -> Description:
+    network = {"architecture": architecture, **arguments}
+    return dataclasses.replace(TINY, network=network, size=size)
+
+
+def literals(section: type[Section]) -> tuple[str, ...]:
+    return typing.get_args(section.model_fields["architecture"].annotation)
+
+
+@pytest.mark.parametrize("architecture", literals(Library))
 def test_every_architecture_takes_its_decoder_channels(architecture: str) -> None:
-    allowed = Model.model_fields["architecture"].annotation
-    assert architecture in typing.get_args(allowed) and len(typing.get_args(allowed)) == 3
-    description = dataclasses.replace(TINY, architecture=architecture)
-    wider = dataclasses.replace(description, decoder_channels=(32, 16, 16, 8, 8))
-    small, large = model.build(description, "none"), model.build(wider, "none")
+    small, large = (
+        model.build(tiny(architecture, encoder="resnet18", decoder_channels=channels), "none")
+        for channels in ((16, 16, 8, 8, 8), (32, 16, 16, 8, 8))
+    )
     assert model.parameters(small) < model.parameters(large)
     with torch.inference_mode():
         assert small.eval()(images()).shape == (2, 32, 64)
+
+
+@pytest.mark.parametrize("architecture", literals(LibraryAsPublished))
+def test_every_other_architecture_of_the_library_can_be_built(architecture: str) -> None:
+    encoder = "mobileone_s0" if architecture not in ("PAN", "DeepLabV3") else "resnet18"
+    network = model.build(tiny(architecture, (128, 128), encoder=encoder), "none").eval()
+    with torch.inference_mode():
+        pictures = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+        assert network(pictures).shape == (1, 128, 128)
+
+
+UNET = {
+    "width": 2, "depth": 2, "convolutions": 1, "batch_norm": True, "dropout": 0.1,
+    "dropout_at": "before-bottleneck", "padding": "valid", "up_kernel": 2,
+}  # fmt: skip
+OURS = [
+    tiny("plain-unet", (14, 18), **UNET),
+    tiny("unet1024", (64, 70)),
+    tiny("cnn", (3, 5), widths=(4, 4)),
+]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("description", OURS, ids=lambda d: d.network["architecture"])
+def test_our_networks_come_back_from_their_checkpoints(
+    description: Description, classes: int, tmp_path: Path
+) -> None:
+    description = dataclasses.replace(description, classes=classes)
+    network = model.build(description, "he").eval()
+    model.save(tmp_path / "model.pt", network, network.state_dict())
+    loaded = model.load(tmp_path / "model.pt")
+    assert loaded.description == description
+    pictures = torch.randint(0, 256, (2, *description.size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits = loaded(pictures)
+        assert torch.equal(logits, network(pictures))
+    channels = () if classes == 1 else (classes,)
+    assert logits.shape == (2, *channels, *description.size)
+
+
+@pytest.mark.parametrize(
+    ("description", "size", "said"),
+    [
+        (TINY, (100, 64), r"found \[100, 64\], but Unet takes .* of 32 .* expected 96 or 128 i"),
+        (TINY, (64, 31), "expected 32 instead of 31"),
+        (OURS[0], (14, 20), "but plain-unet takes .* 14 and any .* of 4 more, expected 18 or 22 "),
+        (OURS[1], (63, 64), "but unet1024 takes .* expected 64 instead of 63"),
+    ],
+)  # fmt: skip
+def test_a_size_that_does_not_fit_is_refused_with_the_nearest(
+    description: Description, size: tuple[int, int], said: str
+) -> None:
+    with pytest.raises(UserError, match=f"train.size: .*{said}"):
+        model.build(dataclasses.replace(description, size=size), "none")
+
+
+def test_weights_of_he_keep_the_size_of_what_flows_through() -> None:
+    """torch's own weights shrink it by the square root of six in each convolution."""
+    torch.manual_seed(0)
+    deep = tiny("cnn", (16, 16), widths=(64,) * 8)
+    pictures = torch.randn(1, 3, 16, 16)
+    he, plain = (model.build(deep, weights).network for weights in ("he", "none"))
+    with torch.inference_mode():
+        last = [network.layers[:-1](pictures).std().item() for network in (he, plain)]
+    assert 0.2 < last[0] < 5 and last[1] < 0.1
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a zip"])
@@ -100,7 +178,7 @@ def test_a_missing_checkpoint_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "hint"), [("resnt34", "resnet34"), ("tu-nothing", "")])
 def test_an_unknown_encoder_is_named(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"train.model.encoder: found '{name}'.*{hint}"):
-        model.build(dataclasses.replace(TINY, encoder=name), "none")
+        model.build(tiny("Linknet", encoder=name), "none")
 
 
 def test_weights_that_cannot_be_fetched_say_how_to_go_on(

@@ -1,10 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from pipeline import samples
 from pipeline.errors import UserError
-from pipeline.samples import NO_FOLD, Sample
+from pipeline.samples import BINARY, NO_FOLD, Label, Sample
 
 
 def sample(name: str, group: str, fold: int, split: str = "train") -> Sample:
@@ -17,13 +18,32 @@ ROWS = [
     sample("b_01", "b", 1),
     sample("c_01", "c", NO_FOLD, "test"),
 ]
+PETS = (Label("background", 2), Label("pet", 1), Label("border", 3))
 
 
 def test_the_table_comes_back_as_written(tmp_path: Path) -> None:
     samples.write(tmp_path / "samples.csv", ROWS)
     assert samples.read(tmp_path / "samples.csv") == ROWS
     header = (tmp_path / "samples.csv").read_text().splitlines()[0]
-    assert header == "sample_id,split,group,fold,image,mask,height,width,foreground"
+    assert header == "sample_id,split,group,fold,image,mask,height,width,foreground,labels"
+
+
+def test_labels_come_back_in_the_order_of_their_indices(tmp_path: Path) -> None:
+    rows = [ROWS[0], dataclasses.replace(ROWS[2], labels=PETS)]
+    samples.write(tmp_path / "samples.csv", rows)
+    read = samples.read(tmp_path / "samples.csv")
+    assert [row.labels for row in read] == [BINARY, PETS]
+    assert read[1].values == (2, 1, 3)
+
+
+def test_other_classes_than_the_networks_are_refused() -> None:
+    pets = dataclasses.replace(ROWS[0], labels=PETS)
+    assert ROWS[0].classes == 1 and pets.classes == 3
+    samples.check_classes(ROWS, 1, Path("samples.csv"))
+    with pytest.raises(UserError, match="train.classes: found 1, .* background, pet, border .a_01"):
+        samples.check_classes([*ROWS, pets], 1, Path("samples.csv"))
+    with pytest.raises(UserError, match="train.classes: found 3, .* .a_01., expected 1"):
+        samples.check_classes(ROWS, 3, Path("samples.csv"))
 
 
 def test_every_row_has_one_part_in_a_fold() -> None:
@@ -44,6 +64,8 @@ def test_a_group_in_two_places_is_a_leak(leak: Sample) -> None:
         (lambda text: text.replace("sample_id", "id"), "found columns"),
         (lambda text: text.replace(",4,6,", ",x,6,"), "line 2: .*run the split stage again"),
         (lambda text: text + "half a ro", "line 6: .*run the split stage again"),
+        (lambda text: text.replace("background=0 ", ""), "line 2: found labels 'foreground=1', "),
+        (lambda text: text.replace("=1", "=one"), "line 2: .*run the split stage again"),
         (lambda text: text.replace("a_01,train", "a_01,trian"), "line 2: found split 'trian'"),
         (lambda text: text.replace("a_01,train,a,0", "a_01,train,a,1"), "group a is in fold"),
     ],

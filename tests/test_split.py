@@ -5,14 +5,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TRAIN_CARS, gif, tiny_mask
+from conftest import TRAIN_CARS, VIEWS, by_group, gif, tiny_mask
 
 from pipeline import samples
 from pipeline.archives import Archives
 from pipeline.errors import UserError
 from pipeline.samples import NO_FOLD, Sample
+from pipeline.settings.data import ByGroupOnce, ByImage, FirstImages, Split
 from pipeline.sources import carvana
-from pipeline.split import assign_folds, split
+from pipeline.split import assign_folds, split, straddling
+
+
+def cut(raw: Path, how: Split) -> list[Sample]:
+    archives = Archives(raw)
+    rows = split(carvana.read_entries(archives), archives, how)
+    archives.close()
+    samples.check_no_leak(rows, Path("samples.csv"))
+    return rows
+
+
+def folds_of(rows: list[Sample]) -> dict[str, int]:
+    return {row.sample_id: row.fold for row in rows if row.split == "train"}
+
+
+def by_image(**changes: object) -> ByImage:
+    values = {"source": "carvana", "by": "image", "folds": 3, "fraction": 1, "seed": 0}
+    return ByImage(**values | changes)
 
 
 def cars(count: int) -> list[Sample]:
@@ -27,7 +45,7 @@ def cars(count: int) -> list[Sample]:
 
 def test_rows_are_measured_and_cars_stay_together(raw: Path) -> None:
     archives = Archives(raw)
-    rows = split(carvana.read_entries(archives), archives, folds=3, seed=0)
+    rows = split(carvana.read_entries(archives), archives, by_group(3))
     archives.close()
     samples.check_no_leak(rows, Path("samples.csv"))
     assert rows[0].size == (64, 96)
@@ -41,7 +59,7 @@ def test_a_car_in_both_sets_is_refused(raw: Path, tmp_path: Path) -> None:
         dataclasses.replace(entry, group=TRAIN_CARS[0]) if entry.split == "test" else entry
         for entry in carvana.read_entries(archives)
     ]
-    rows = split(entries, archives, folds=2, seed=0)
+    rows = split(entries, archives, by_group(2))
     archives.close()
     with pytest.raises(UserError, match=f"group {TRAIN_CARS[0]} is in fold . and in the test set"):
         samples.write(tmp_path / "samples.csv", rows)
@@ -82,5 +100,65 @@ def test_a_mask_of_another_size_is_refused(raw: Path) -> None:
             new.writestr(name, data)
     archives = Archives(raw)
     with pytest.raises(UserError, match=f"{stem}_mask.gif: found 63x96 .* expected 64x96"):
-        split(carvana.read_entries(archives), archives, folds=2, seed=0)
+        split(carvana.read_entries(archives), archives, by_group(2))
     archives.close()
+
+
+def test_images_fall_into_folds_whatever_their_car(raw: Path) -> None:
+    rows = cut(raw, by_image())
+    folds = folds_of(rows)
+    assert collections.Counter(folds.values()) == {0: 4, 1: 4, 2: 4}
+    split_cars = [car for car in TRAIN_CARS if len({folds[f"{car}_{v}"] for v in VIEWS}) > 1]
+    assert len(split_cars) > 1
+    entries = carvana.read_entries(Archives(raw))
+    assert straddling(entries, rows) == len(split_cars)
+    assert straddling(entries, cut(raw, by_group(3))) == 0
+    assert folds == folds_of(cut(raw, by_image()))
+    assert folds != folds_of(cut(raw, by_image(seed=1)))
+    assert all(row.group == row.sample_id for row in rows if row.split == "train")
+
+
+def test_a_fraction_of_images_or_of_whole_cars_is_used(raw: Path) -> None:
+    assert len(folds_of(cut(raw, by_image(fraction=0.5)))) == 6
+    some = by_group(2).model_copy(update={"fraction": 0.5})
+    rows = [row for row in cut(raw, some) if row.split == "train"]
+    assert set(collections.Counter(row.group for row in rows).values()) == {2}
+    assert len({row.group for row in rows}) == 3
+    other = cut(raw, some.model_copy(update={"seed": 1}))
+    assert {row.group for row in other} != {row.group for row in cut(raw, some)}
+    assert len([row for row in cut(raw, some) if row.split == "test"]) == 4
+
+
+def test_some_cars_are_held_out_once(raw: Path) -> None:
+    once = ByGroupOnce(
+        source="carvana", by="group-once", folds=1, held_out=0.3, fraction=1, seed=0
+    )  # fmt: skip
+    rows = cut(raw, once)
+    held_out = {row.group for row in samples.held_out(rows, 0)}
+    training = {row.group for row in samples.training(rows, 0)}
+    assert len(held_out) == 2 and len(training) == 4 and not held_out & training
+    with pytest.raises(UserError, match="found 2 folds for 1 groups"):
+        cut(raw, once.model_copy(update={"fraction": 0.01}))
+
+
+def test_the_first_images_are_trained_on_and_the_next_held_out(raw: Path) -> None:
+    first = FirstImages(source="carvana", by="first-images", folds=1, training=7, held_out=3)
+    rows = cut(raw, first)
+    names = [f"{car}_{view}" for car in TRAIN_CARS for view in VIEWS]
+    assert [row.sample_id for row in samples.training(rows, 0)] == names[:7]
+    assert [row.sample_id for row in samples.held_out(rows, 0)] == names[7:10]
+    assert straddling(carvana.read_entries(Archives(raw)), rows) == 1
+    with pytest.raises(UserError, match="split.training: found 7 and 6 held out, but there are 12"):
+        cut(raw, first.model_copy(update={"held_out": 6}))
+
+
+def test_fewer_images_than_folds_are_refused(raw: Path) -> None:
+    with pytest.raises(UserError, match="found 3 folds for 2 groups"):
+        cut(raw, by_image(fraction=0.2))
+
+
+def test_a_car_never_held_out_may_not_be_a_test_car_either() -> None:
+    rows = cars(1)[:1]
+    rows.append(dataclasses.replace(rows[0], sample_id="x", split="test"))
+    with pytest.raises(UserError, match="group 000 is in no fold and in the test set"):
+        samples.check_no_leak(rows, Path("samples.csv"))

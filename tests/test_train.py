@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import by_group
 from training import convolutions, load, small_recipe
 
 from pipeline import checkpoint, hardware, model, params, samples, train
@@ -35,7 +36,7 @@ def run(
     network: model.Segmenter | None = None,
 ) -> checkpoint.Progress:
     """Train fold 0 in this process."""
-    rows = rows or split(carvana.read_entries(archives), archives, folds=2, seed=0)
+    rows = rows or split(carvana.read_entries(archives), archives, by_group(2))
     settings = recipe.train
     fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads, 1, 1)
     fabric.seed_everything(settings.seed, verbose=False)
@@ -78,7 +79,7 @@ def test_four_images_are_learned_by_heart(archives: Archives, tmp_path: Path) ->
         small_recipe(epochs=40, size=[64, 96], batch_size=4, augment=still,
                      optimiser={"learning_rate": 0.01}),
     )  # fmt: skip
-    four = split(carvana.read_entries(archives), archives, folds=2, seed=0)[:4]
+    four = split(carvana.read_entries(archives), archives, by_group(2))[:4]
     rows = [
         dataclasses.replace(row, sample_id=f"{row.sample_id}-{fold}", fold=fold)
         for row in four

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from conftest import tiny_recipe, write_yaml
+from conftest import by_group, tiny_recipe, write_yaml
 from torch import nn
 
 from pipeline import model, params, samples
@@ -56,7 +56,7 @@ class Place:
         self.runs = folder / f"runs/{name}"
         self.said = folder / f"said-{name}.txt"
         archives = Archives(raw)
-        samples.write(self.samples, split(carvana.read_entries(archives), archives, 2, seed=0))
+        samples.write(self.samples, split(carvana.read_entries(archives), archives, by_group(2)))
         archives.close()
 
     def arguments(self, fold: int) -> list[str]:

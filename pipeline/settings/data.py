@@ -34,9 +34,57 @@ class Dataset(Section):
     slug: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")]
 
 
-class Split(Section):
-    """How samples pair up (`pipeline/sources/<source>.py`) and fall into folds."""
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # pipeline/sources/<name>.py
+Fraction = Annotated[float, Field(gt=0, le=1)]  # of the training data to use at all, seeded
+SeveralFolds = Annotated[int, Field(ge=2)]
 
-    source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    folds: Annotated[int, Field(ge=2)]
+
+class ByGroup(Section):
+    """Whole groups (cars, patients) fall into folds that are alike: the honest way."""
+
+    source: SourceName
+    by: Literal["group"]
+    folds: SeveralFolds
+    fraction: Fraction  # of the groups
     seed: Seed
+
+
+class ByGroupOnce(Section):
+    """One share of the groups, drawn once, is held out; fold 0 is the only fold."""
+
+    source: SourceName
+    by: Literal["group-once"]
+    folds: Literal[1]
+    held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the groups
+    fraction: Fraction  # of the groups
+    seed: Seed
+
+
+class ByImage(Section):
+    """Images fall into folds whatever their group, as many authors do it.
+
+    Where a group has several images, most of them resemble one that was trained on: scores
+    are flattered, and the split stage says so.
+    """
+
+    source: SourceName
+    by: Literal["image"]
+    folds: SeveralFolds
+    fraction: Fraction  # of the images
+    seed: Seed
+
+
+class FirstImages(Section):
+    """The first `training` images, in the source's order, are trained on, the next held out.
+
+    Images after those are not used. Groups can straddle, as in `ByImage`.
+    """
+
+    source: SourceName
+    by: Literal["first-images"]
+    folds: Literal[1]
+    training: Count
+    held_out: Count
+
+
+Split = Annotated[ByGroup | ByGroupOnce | ByImage | FirstImages, Field(discriminator="by")]

@@ -1,4 +1,4 @@
-"""Which network: section `train.model`."""
+"""Which network: section `train.model`, a union told apart by `architecture`."""
 
 from typing import Annotated, Literal
 
@@ -6,11 +6,59 @@ from pydantic import Field
 
 from pipeline.settings.base import Count, Section
 
+FirstWeights = Literal["none", "he"]  # torch's own, or He et al. (2015) as Keras draws them
 
-class Model(Section):
-    """A network of segmentation-models-pytorch."""
+
+class Library(Section):
+    """A network of segmentation-models-pytorch whose decoder has a width a level."""
 
     architecture: Literal["Unet", "UnetPlusPlus", "MAnet"]
     encoder: str
     weights: Literal["imagenet", "none"]
     decoder_channels: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)]
+
+
+class LibraryAsPublished(Section):
+    """A network of segmentation-models-pytorch whose decoder is the library's."""
+
+    architecture: Literal[
+        "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer"
+    ]
+    encoder: str
+    weights: Literal["imagenet", "none"]
+
+
+class PlainUnet(Section):
+    """The textbook U-Net and its variants; see `pipeline.unet.UNet` for each key."""
+
+    architecture: Literal["plain-unet"]
+    weights: FirstWeights
+    width: Count  # channels of the top level; each level below has twice as many
+    depth: Annotated[int, Field(ge=1, le=8)]  # how often the picture is halved
+    convolutions: Count  # 3x3, in each level, on each side
+    batch_norm: bool
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout_at: Literal["before-bottleneck", "last-two-levels"]
+    padding: Literal["same", "valid"]
+    up_kernel: Literal[2, 3]  # side of the transposed convolutions' kernels
+
+
+class Unet1024(Section):
+    """CherKeng's U-Net for 1024x1024; see `pipeline.unet.UNet1024`."""
+
+    architecture: Literal["unet1024"]
+    weights: FirstWeights
+
+
+class Cnn(Section):
+    """3x3 convolutions without pooling; see `pipeline.unet.Cnn`."""
+
+    architecture: Literal["cnn"]
+    weights: FirstWeights
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+Model = Annotated[
+    Library | LibraryAsPublished | PlainUnet | Unet1024 | Cnn,
+    Field(discriminator="architecture"),
+]

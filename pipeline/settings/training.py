@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.base import Count, Positive, Section, Seed, Share
+from pipeline.settings.base import Count, NotNegative, Positive, Section, Seed, Share
 from pipeline.settings.learning import (
     Gradient,
     Loss,
@@ -15,8 +15,6 @@ from pipeline.settings.learning import (
 )
 from pipeline.settings.network import Model
 
-Side = Annotated[int, Field(ge=32, multiple_of=32)]  # five halvings in the encoders
-
 
 class Normalisation(Section):
     """Per-channel mean and standard deviation (RGB) of images scaled to 0..1."""
@@ -25,29 +23,52 @@ class Normalisation(Section):
     std: tuple[Positive, Positive, Positive]
 
 
+Part = Annotated[float, Field(ge=0, lt=1)]
+Factors = tuple[NotNegative, NotNegative]  # from one to the other
+
+
 class Augment(Section):
-    """Random changes of a training image; all ranges are symmetric about "no change"."""
+    """Random changes of a training image; single numbers are symmetric about "no change"."""
 
     hflip: Share
     affine: Share  # probability that the three below are drawn
     shift: Share  # of the image's side
-    scale: Annotated[float, Field(ge=0, lt=1)]
+    scale: Part
     rotate: Annotated[float, Field(ge=0, le=180)]  # degrees
-    colour: Share  # probability that the four below are drawn
-    brightness: Annotated[float, Field(ge=0, lt=1)]
-    contrast: Annotated[float, Field(ge=0, lt=1)]
-    saturation: Annotated[float, Field(ge=0, lt=1)]
+    colour: Share  # probability that those below are drawn
+    lighten: Part  # added to all channels, as a share of white
+    brightness: Part | Factors
+    contrast: Part | Factors
+    saturation: Part | Factors
     hue: Annotated[float, Field(ge=0, le=0.5)]  # of the colour circle
+
+
+class Shuffle(Section):
+    """Every training image once an epoch, in random order."""
+
+    name: Literal["shuffle"]
+
+
+class PreferForeground(Section):
+    """As many draws an epoch as there are images, those with much foreground more often."""
+
+    name: Literal["prefer-foreground"]
+    uniform: Annotated[float, Field(gt=0, le=1)]  # share of all chances that all have alike
+
+
+Sampler = Annotated[Shuffle | PreferForeground, Field(discriminator="name")]
 
 
 class Train(Section):
     """Everything that decides a fold's weights."""
 
     model: Model
-    size: tuple[Side, Side]  # height, width in pixels
+    classes: Annotated[int, Field(ge=1)]  # 1: foreground or not; 3 and more: one of them
+    size: tuple[Count, Count]  # height, width in pixels; the network says which fit
     resize: Literal["linear", "area"]
     normalisation: Normalisation
     epochs: Count
+    sampler: Sampler
     batch_size: Count  # images at once, on all devices together
     sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
     optimiser: Optimiser

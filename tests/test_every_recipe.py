@@ -1,0 +1,79 @@
+"""A tiny version of every recipe, from archives to threshold and submission."""
+
+import importlib
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, write_tiny_archives, write_tiny_brains, write_yaml
+
+from pipeline import samples, submission
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ARCHIVES = {
+    "carvana": write_tiny_archives,
+    "brain_mri": write_tiny_brains,
+}  # of each source
+RECIPES = [
+    path.stem
+    for path in sorted((ROOT / "recipes").glob("*.yaml"))
+    if yaml.safe_load(path.read_text())["split"]["source"] in ARCHIVES
+]
+SMALLER = {
+    "plain-unet": {"width": 2},
+    "cnn": {"widths": [2, 2]},
+    "unet1024": {},  # always 35 million parameters, but few pixels
+    "Unet": {"encoder": "tu-resnet10t", "decoder_channels": [8, 8, 8, 8, 8]},
+}
+
+
+def smaller(recipe: dict) -> dict:
+    """The recipe with what makes it itself, at a size that takes seconds."""
+    network = recipe["train"]["model"]
+    network |= SMALLER[network["architecture"]]
+    unpadded = network.get("padding") == "valid"
+    recipe["train"] |= {"size": [100, 116] if unpadded else [64, 96], "epochs": 1, "batch_size": 2}
+    if recipe["split"]["by"] == "first-images":
+        recipe["split"] |= {"training": 7, "held_out": 3}
+    recipe["tune"]["bootstrap"] = 10
+    recipe["runtime"] |= {
+        "accelerator": "cpu", "precision": "32-true", "workers": 0, "threads": 1, "batch_size": 4,
+    }  # fmt: skip
+    return recipe
+
+
+def run(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage's `main` with the arguments that dvc.yaml gives it, in the current folder."""
+    command = STAGES[stage]["cmd"].replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
+    importlib.import_module(f"pipeline.{stage}").main()
+
+
+def test_every_source_of_the_project_has_tiny_archives() -> None:
+    assert set(ARCHIVES) <= {path.stem for path in (ROOT / "pipeline/sources").glob("*.py")}
+    assert len(RECIPES) >= 9
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_tiny_version_of_every_recipe_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = smaller(yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()))
+    write_yaml(tmp_path / "recipes/tiny.yaml", recipe)
+    write_yaml(tmp_path / "params.yaml", {"recipes": ["tiny"], "folds": [0]})
+    ARCHIVES[recipe["split"]["source"]](tmp_path / "data/tiny/raw")
+
+    for stage in ("split", "train", "validate", "tune"):
+        run(stage, monkeypatch)
+    metrics = json.loads((tmp_path / "eval/tiny/metrics.json").read_text())
+    table = samples.read(tmp_path / "data/tiny/samples.csv")
+    assert metrics["images"] == len(samples.held_out(table, 0)) > 0
+    assert 0 <= metrics["dice"] <= 1
+    if samples.test(table):
+        run("predict", monkeypatch)
+        rows = list(submission.read_rows(tmp_path / "submissions/tiny/submit.csv.gz"))
+        assert len(rows) == len(samples.test(table))
