@@ -122,12 +122,11 @@ def real_loop(
     seconds: float,
 ) -> dict[str, float]:  # fmt: skip
     """(b) `train.train` itself: the last of three epochs, the first of which warms up."""
-    archives, settings = Archives(raw), recipe.train
-    table = rows_of(raw, out)
+    archives, settings = Archives(data / "raw"), recipe.train
+    table = samples.read(data / "samples.csv")
     rows = samples.training(table, 0)
-    pictures = cache.on_disk(
-        out / "speed-cache", Decoder(rows, archives, settings.size, settings.resize)
-    )
+    decoder = Decoder(rows, archives, settings.size, settings.resize)
+    pictures = cache.on_disk(out / "speed-cache", decoder)
     some = rows if seconds > 5 else rows[:64]
     dataset = TrainingSet(some, rows, pictures, Augmentation(**settings.augment.model_dump()))
     held_out = HeldOut(
