@@ -99,7 +99,7 @@ def train(
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
                 schedule.after_step()
-                ema.update(network)
+                ema.update()
             bar.update()
             if losses.add(terms, rows):
                 bar.show(losses.look())
@@ -124,6 +124,8 @@ def train(
         fabric.print(f"{title}: {said}, {row['waiting']:.0%} waiting for data", flush=True)
         if keeper.is_due(epoch_ends=True):
             keeper.save(progress)
+    if settings.weights.average > 1:  # their mean is still to be scored
+        keeper.save(progress)
     return progress
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import write_tiny_archives
 from training import Place, same_weights, small_recipe
 
 EPOCHS = 3
@@ -24,8 +25,6 @@ def recipe() -> dict:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import write_tiny_archives
-
     folder = tmp_path_factory.mktemp("raw")
     write_tiny_archives(folder)
     return folder
