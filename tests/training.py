@@ -13,7 +13,7 @@ import torch
 from conftest import tiny_recipe, write_yaml
 from torch import nn
 
-from pipeline import checkpoint, hardware, model, params, processes, samples, train
+from pipeline import checkpoint, hardware, model, params, ranks, samples, train
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
 from pipeline.dataset import Decoder, TrainingSet
@@ -91,7 +91,7 @@ def run_as(process: int, port: int, raw: Path, recipe: params.Recipe, folder: Pa
     progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
     if process == 0:
         torch.save(dataclasses.asdict(progress), folder / "progress.pt")
-    processes.end()
+    ranks.end()
 
 
 class Place:
