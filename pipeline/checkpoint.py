@@ -97,7 +97,7 @@ def save(path: Path, parts: Mapping[str, Any], progress: Progress, fabric: Fabri
     random = ranks.gathered(fabric, _random_state())
     if fabric.is_global_zero:
         content = {name: part.state_dict() for name, part in parts.items()}
-        content |= {"random": random, "progress": dataclasses.asdict(progress)}
+        content |= {"random": random, "progress": vars(progress)}
         with written_whole(path) as temporary:
             torch.save(content, temporary)
 
