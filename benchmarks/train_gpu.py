@@ -32,6 +32,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("train", "validate", "tune", "predict")
 PEAK = 790e12  # FLOP/s of bfloat16 matrix products that an H200 has been seen to reach
+ALSO = list(ROOT.glob("recipes/*unet-1024.yaml"))
 BATCHES = (8, 16, 32)
 LATE = 3  # exit code of a run that must be started again to go on
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of archives")
     parser.add_argument("--out", type=Path, required=True, help="outside the repository")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/carvana.yaml")
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more networks to time")
+    parser.add_argument("--also", type=Path, nargs="*", default=ALSO, help="more networks to time")
     parser.add_argument("--minutes", type=float, default=9, help="stop after so long, to go on")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--size", type=int, help="instead of the recipe's: a side in pixels")
