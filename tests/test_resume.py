@@ -94,16 +94,3 @@ def test_asked_to_stop_it_saves(
     assert list(place.work.glob("*/*/last.pt"))
     assert "going on after epoch 0" in place.run()
     same_end(place, whole)
-
-
-def test_a_second_trainer_of_a_fold_is_refused(tmp_path: Path, raw: Path, recipe: dict) -> None:
-    place = Place(tmp_path, raw, recipe)
-    first = place.start()
-    wait_for_checkpoint(place, first)
-    os.kill(first.pid, signal.SIGSTOP)
-    second = place.start()
-    second.join()
-    assert second.exitcode == 1
-    assert "another process is working here" in place.said.read_text()
-    first.kill()
-    first.join()
