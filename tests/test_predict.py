@@ -27,6 +27,9 @@ from pipeline.samples import Sample
 IMAGES = [f"{car:012x}_{view:02d}" for car in range(6) for view in range(1, 5)]
 CHUNK = 4  # images; batches of two
 KILLS = 20
+NETWORK = {
+    "architecture": "Unet", "encoder": "tu-resnet10t", "decoder_channels": (16, 16, 8, 8, 4),
+}  # fmt: skip
 ARGUMENTS = [
     "recipe.yaml", "--params", "params.yaml", "--raw", "raw", "--samples", "samples.csv",
     "--runs", "runs", "--metrics", "metrics.json", "--work", "work", "--out", "out",
@@ -126,8 +129,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "metrics.json").write_text('{"threshold": 0.5}')
     for fold in (0, 1):
         description = model.Description(
-            "Unet", "tu-resnet10t", (16, 16, 8, 8, 4), (32, 64), "linear", (0.5,) * 3, (0.5,) * 3,
-            1, fold,
+            NETWORK, (32, 64), "linear", (0.5,) * 3, (0.5,) * 3, 1, fold
         )  # fmt: skip
         network = model.build(description, "none")
         model.save(folder / f"runs/fold{fold}/model.pt", network, network.state_dict())

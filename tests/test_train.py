@@ -6,19 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import by_group
-from training import convolutions, load, small_recipe
+from training import convolutions, load, run, small_recipe
 
-from pipeline import checkpoint, hardware, model, params, samples, train
+from pipeline import hardware, model, train
 from pipeline.archives import Archives
-from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, TrainingSet
 from pipeline.errors import UserError
-from pipeline.interrupt import Stop
-from pipeline.journal import Journal
 from pipeline.samples import Sample
-from pipeline.scoring import HeldOut
 from pipeline.sources import carvana
 from pipeline.split import split
+
+FAST = {"learning_rate": 0.01}
 
 
 @pytest.fixture
@@ -28,38 +25,8 @@ def archives(raw: Path) -> Iterator[Archives]:
     archives.close()
 
 
-def run(
-    archives: Archives,
-    recipe: params.Recipe,
-    last: Path,
-    rows: list[Sample] | None = None,
-    network: model.Segmenter | None = None,
-) -> checkpoint.Progress:
-    """Train fold 0 in this process."""
-    rows = rows or split(carvana.read_entries(archives), archives, by_group(2))
-    settings = recipe.train
-    fabric = hardware.launch("cpu", "32-true", recipe.runtime.threads, 1, 1)
-    fabric.seed_everything(settings.seed, verbose=False)
-    network = network or model.build(train._describe(settings, 0), "none")
-    augment = Augmentation(**settings.augment.model_dump())
-    training = samples.training(rows, 0)
-    decoder = Decoder(training, archives, settings.size, settings.resize)
-    dataset = TrainingSet(training, training, decoder, augment)
-    held_out = HeldOut(
-        samples.held_out(rows, 0), archives, settings.size, settings.resize,
-        settings.validation.tta, fabric, 16, 0, pictures=False,
-    )  # fmt: skip
-    with Journal(None) as journal:
-        return train.train(
-            network, dataset, held_out, settings, recipe.runtime, fabric, last, Stop(),
-            journal,
-        )  # fmt: skip
-
-
 def test_a_network_learns_and_its_best_epoch_is_kept(archives: Archives, tmp_path: Path) -> None:
-    recipe = load(
-        tmp_path, small_recipe(epochs=16, size=[64, 96], optimiser={"learning_rate": 0.01})
-    )
+    recipe = load(tmp_path, small_recipe(epochs=16, size=[64, 96], optimiser=FAST))
     progress = run(archives, recipe, tmp_path / "last.pt")
     losses = [epoch["loss"] for epoch in progress.history]
     scores = [epoch["dice"] for epoch in progress.history]
@@ -77,7 +44,7 @@ def test_four_images_are_learned_by_heart(archives: Archives, tmp_path: Path) ->
     recipe = load(
         tmp_path,
         small_recipe(epochs=40, size=[64, 96], batch_size=4, augment=still,
-                     optimiser={"learning_rate": 0.01}),
+                     optimiser=FAST),
     )  # fmt: skip
     four = split(carvana.read_entries(archives), archives, by_group(2))[:4]
     rows = [

@@ -1,6 +1,7 @@
 """Training runs small enough to be made by the dozen."""
 
 import csv
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -12,8 +13,14 @@ import torch
 from conftest import by_group, tiny_recipe, write_yaml
 from torch import nn
 
-from pipeline import model, params, samples
+from pipeline import checkpoint, hardware, model, params, ranks, samples, train
 from pipeline.archives import Archives
+from pipeline.augment import Augmentation
+from pipeline.dataset import Decoder, TrainingSet
+from pipeline.interrupt import Stop
+from pipeline.journal import Journal
+from pipeline.samples import Sample
+from pipeline.scoring import HeldOut
 from pipeline.sources import carvana
 from pipeline.split import split
 
@@ -43,6 +50,48 @@ def convolutions(description: model.Description) -> model.Segmenter:
 
 def load(folder: Path, recipe: dict) -> params.Recipe:
     return params.load(write_yaml(folder / "small.yaml", recipe))
+
+
+def run(
+    archives: Archives,
+    recipe: params.Recipe,
+    last: Path,
+    rows: list[Sample] | None = None,
+    network: model.Segmenter | None = None,
+) -> checkpoint.Progress:
+    """Train fold 0 in this process."""
+    rows = rows or split(carvana.read_entries(archives), archives, by_group(2))
+    settings = recipe.train
+    fabric = hardware.launch("cpu", "32-true", 1, recipe.runtime.devices, 1)
+    fabric.seed_everything(settings.seed, verbose=False)
+    network = network or model.build(train._describe(settings, 0), "none")
+    augment = Augmentation(**settings.augment.model_dump())
+    training = samples.training(rows, 0)
+    decoder = Decoder(training, archives, settings.size, settings.resize)
+    dataset = TrainingSet(training, training, decoder, augment)
+    held_out = HeldOut(
+        samples.held_out(rows, 0), archives, settings.size, settings.resize,
+        settings.validation.tta, fabric, 16, 0, pictures=False,
+    )  # fmt: skip
+    with Journal(None) as journal:
+        return train.train(
+            network, dataset, held_out, settings, recipe.runtime, fabric, last, Stop(),
+            journal,
+        )  # fmt: skip
+
+
+def run_as(process: int, port: int, raw: Path, recipe: params.Recipe, folder: Path) -> None:
+    """Train the convolutions as one of two processes that torchrun starts; the first writes."""
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test", "RANK": str(process), "LOCAL_RANK": str(process),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    network = convolutions(train._describe(recipe.train, 0))
+    progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
+    if process == 0:
+        torch.save(dataclasses.asdict(progress), folder / "progress.pt")
+    ranks.end()
 
 
 class Place:
