@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import rle, sanity
+from pipeline.errors import UserError
+from pipeline.samples import NO_FOLD, Sample
+from pipeline.sanity import Note
+
+HEIGHT, WIDTH = 100, 100
+
+
+def row(car: str, view: int, share: float = 0.0) -> Sample:
+    split, fold = ("train", 0) if share else ("test", NO_FOLD)
+    name = f"{car}_{view:02d}"
+    return Sample(name, split, car, f"z.zip!{name}.jpg", "", fold, HEIGHT, WIDTH, share)
+
+
+def training() -> list[Sample]:
+    """View 1 covers 10 % within a few per cent, view 2 covers 30 %."""
+    spread = np.linspace(0.97, 1.03, 21)
+    return [
+        row(f"t{i}", view, share * factor)
+        for view, share in ((1, 0.1), (2, 0.3))
+        for i, factor in enumerate(spread)
+    ]
+
+
+def mask(rows: int, specks: int = 0) -> str:
+    """Full rows at the top, and single pixels in the bottom row."""
+    pixels = np.zeros((HEIGHT, WIDTH), bool)
+    pixels[:rows] = True
+    pixels[-1, : 2 * specks : 2] = True
+    return rle.encode(pixels)
+
+
+def examined(
+    texts: dict[str, str], notes: dict[str, Note] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """The reasons by image, the gravest first."""
+    test = [row(*name.removesuffix(".jpg").split("_")[:1], int(name[-6:-4])) for name in texts]
+    notes = {name: Note(0, 0.0, "") for name in texts} | (notes or {})
+    expected = sanity.usual(training(), most_parts=3)
+    findings, _ = sanity.examine(texts.items(), test, notes, expected)
+    return {one.row.sample_id: tuple(reason.kind for reason in one.reasons) for one in findings}
+
+
+def test_what_is_usual_is_not_listed() -> None:
+    assert examined({"a_01.jpg": mask(10), "a_02.jpg": mask(30), "b_02.jpg": mask(31, 2)}) == {}
+
+
+def test_an_area_is_judged_by_its_view() -> None:
+    assert examined({"a_01.jpg": mask(30), "a_02.jpg": mask(10), "b_01.jpg": mask(10)}) == {
+        "a_01": ("area",),
+        "a_02": ("area",),
+    }
+
+
+def test_every_kind_is_found_and_the_gravest_comes_first() -> None:
+    texts = {
+        "a_01.jpg": mask(10, specks=3),
+        "b_01.jpg": mask(100),
+        "c_01.jpg": "",
+        "d_01.jpg": "",
+        "e_01.jpg": mask(10),
+        "f_01.jpg": mask(10),
+        "g_01.jpg": mask(25, specks=9),
+    }
+    notes = {
+        "d_01.jpg": Note(0, 0.0, "cut short"),
+        "e_01.jpg": Note(1000, 0.01, ""),
+        "f_01.jpg": Note(1000, 0.02, ""),
+    }
+    assert list(examined(texts, notes).items()) == [
+        ("d_01", ("unreadable",)),
+        ("c_01", ("empty",)),
+        ("b_01", ("full",)),
+        ("g_01", ("area", "parts")),
+        ("a_01", ("parts",)),
+        ("f_01", ("folds",)),
+        ("e_01", ("folds",)),
+    ]
+
+
+def test_only_the_most_disputed_are_listed() -> None:
+    names = [f"c{i}_01.jpg" for i in range(40)]
+    notes = {name: Note(1000, i / 1000, "") for i, name in enumerate(names)}
+    found = examined(dict.fromkeys(names, mask(10)), notes)
+    assert list(found) == [f"c{i}_01" for i in range(39, 27, -1)]
+
+
+def test_views_are_compared() -> None:
+    test = [row(f"x{i}", view) for view in (1, 2) for i in range(20)]
+    shares = {one.sample_id: 0.1 + 0.0001 * i for i, one in enumerate(test)}  # view 2 is small
+    first, second = sanity.compare_views(training(), test, shares)
+    assert (first.view, second.view) == ("01", "02")
+    assert abs(first.difference) < 3 and second.difference < -10
+    assert second.training == pytest.approx(0.3) and second.test == pytest.approx(0.103, abs=1e-3)
+
+
+def test_every_kind_has_its_turn() -> None:
+    texts = {f"e{i}_01.jpg": "" for i in range(9)} | {"p_01.jpg": mask(10, specks=5)}
+    test = [row(name.split("_")[0], 1) for name in texts]
+    notes = {name: Note(0, 0.0, "") for name in texts}
+    usual = sanity.usual(training(), most_parts=3)
+    findings, shares = sanity.examine(texts.items(), test, notes, usual)
+    assert len(findings) == 10 and shares["p_01"] == pytest.approx(0.1005)
+    chosen = sanity.in_turn(findings, 3)
+    assert [one.reasons[0].kind for one in chosen] == ["empty", "empty", "parts"]
+
+
+def test_notes_are_read_and_must_fit(tmp_path: Path) -> None:
+    path = tmp_path / "images.csv"
+    path.write_text('img,foreground,disagreement,error\na.jpg,12,0.25,\nb.jpg,0,0.0,"x, y"\n')
+    assert sanity.read_notes(path) == {"a.jpg": Note(12, 0.25, ""), "b.jpg": Note(0, 0.0, "x, y")}
+    for wrong in ("img,error\n", "img,foreground,disagreement,error\na.jpg,many,0,\n"):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match=r"images\.csv: .*run the predict stage"):
+            sanity.read_notes(path)
+    with pytest.raises(UserError, match=r"no row 'a_01\.jpg'"):
+        sanity.examine([("a_01.jpg", "")], [row("a", 1)], {}, sanity.usual(training(), 1))
+
+
+def test_a_set_without_views_is_judged_as_a_whole() -> None:
+    rows = [
+        Sample(f"scan{i}", "train", f"p{i}", "i", "", 0, HEIGHT, WIDTH, 0.1 + i / 1000)
+        for i in range(20)
+    ]
+    usual = sanity.usual(rows, 3)
+    assert list(usual.median) == [""]
+    test = [Sample("new", "test", "q", "z!new.jpg", "", NO_FOLD, HEIGHT, WIDTH, 0.0)]
+    notes = {"new.jpg": Note(0, 0.0, "")}
+    findings, shares = sanity.examine([("new.jpg", mask(90))], test, notes, usual)
+    assert "of the training masks" in findings[0].reasons[0].text
+    (one,) = sanity.compare_views(rows, test, shares)
+    assert (one.view, one.test, one.difference) == ("", 0.9, 0.0), "one image has no spread"
