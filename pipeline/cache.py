@@ -6,13 +6,14 @@ import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from pipeline import disk
-from pipeline.dataset import Decoder
+from pipeline.dataset import Decoder, Pictures
 
 UInt8 = npt.NDArray[np.uint8]
 NAMES = ("images.npy", "targets.npy")
@@ -31,6 +32,13 @@ class Arrays:
     def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
         """Copies, to be changed at will, of one image (H, W, 3) and its target."""
         return np.array(self._images[position]), np.array(self._targets[position])
+
+
+def open_pictures(kind: Literal["none", "ram", "disk"], decoder: Decoder, folder: Path) -> Pictures:
+    """The decoder's pictures, from where `runtime.cache` says."""
+    if kind == "ram":
+        return in_ram(decoder)
+    return on_disk(folder, decoder) if kind == "disk" else decoder
 
 
 def in_ram(decoder: Decoder) -> Arrays:

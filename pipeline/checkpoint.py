@@ -32,11 +32,7 @@ class Progress:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     def end_epoch(self, row: dict[str, float], weights: State, keep: int) -> None:
-        """Add an epoch's row of the history; keep its `weights` if among the `keep` best.
-
-        Args:
-            weights: empty in all processes but the one that writes the results.
-        """
+        """Add an epoch's row of the history; keep its `weights` if among the `keep` best."""
         self.epoch, self.batch = self.epoch + 1, 0
         self.history.append(row)
         entry = {"dice": row["dice"], "epoch": self.epoch, "weights": weights}

@@ -69,14 +69,15 @@ class TrainingSet(Dataset[tuple[UInt8, UInt8, int]]):
     def __init__(
         self,
         rows: Sequence[Sample],
+        pictured: Sequence[Sample],
         pictures: Pictures,
-        positions: Sequence[int],
         augment: Augmentation,
     ) -> None:
-        """Draw from `rows`, each one's picture being the one of `pictures` at its position."""
+        """Draw from `rows`, which are some of those `pictured`, each at its position."""
+        position = {row.sample_id: number for number, row in enumerate(pictured)}
         self.rows = rows
+        self._positions = [position[row.sample_id] for row in rows]
         self._pictures = pictures
-        self._positions = positions
         self._augment = augment
 
     def __len__(self) -> int:

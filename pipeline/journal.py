@@ -56,16 +56,13 @@ class Journal:
         """
         self._writer = None if folder is None else _open(folder)
 
-    def write_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Add points to the curves by step."""
-        self._scalars("step", step, values)
-
     def write_epoch(
         self, epoch: int, values: Mapping[str, float], pictures: Mapping[str, UInt8]
     ) -> None:
         """Add points to the curves by epoch, and pictures (H, W, 3) RGB of that epoch."""
-        self._scalars("epoch", epoch, values)
         if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, epoch)
             for name, picture in pictures.items():
                 self._writer.add_image(f"held out/{name}", picture, epoch, dataformats="HWC")
             self._writer.flush()
@@ -76,11 +73,6 @@ class Journal:
     def __exit__(self, *raised: object) -> None:
         if self._writer is not None:
             self._writer.close()
-
-    def _scalars(self, group: str, at: int, values: Mapping[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{group}/{name}", value, at)
 
 
 def _open(folder: Path) -> Any:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
+from pipeline import hardware, processes
 from pipeline.errors import UserError
 from pipeline.loss import Terms
 
@@ -103,11 +105,27 @@ class Stopwatch:
         else:
             self._marks.append(time.perf_counter())
 
-    def read(self) -> tuple[float, float]:
-        """Seconds since `restart`, and the share of them between steps: waiting for data."""
+    def stop(self) -> None:
+        """Set `seconds` since `restart`, and `waiting`, the share of them between steps."""
         if self._cuda:
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - self._began
+        self.seconds = time.perf_counter() - self._began
         pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
         busy = sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in pairs)
-        return seconds, max(0.0, 1 - busy / seconds)
+        self.waiting = max(0.0, 1 - busy / self.seconds)
+
+
+def measured(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> dict[str, float]:
+    """An epoch's figures by name, after `images` images; all processes must ask.
+
+    `waiting` is a share, of the first process; the rest is over all processes.
+    """
+    total, bce, dice = processes.mean_over(fabric, losses.means())
+    return {
+        "loss": total,
+        "bce": bce,
+        "dice_loss": dice,
+        "images_per_second": images / clock.seconds,
+        "waiting": clock.waiting,
+        "gpu_memory_gb": hardware.peak_memory(fabric),
+    }

@@ -80,3 +80,9 @@ def check_share(batch_size: int, fabric: Fabric) -> None:
 def mean_over(fabric: Fabric, values: Tensor) -> list[float]:
     """The mean over all processes of numbers on the device."""
     return [value / fabric.world_size for value in sums(fabric, values.tolist())]
+
+
+def end() -> None:
+    """Part from the other processes, if there are any; torch warns if this is left out."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

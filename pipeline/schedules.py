@@ -14,9 +14,11 @@ class Schedule:
 
     def __init__(self, schedule: LRScheduler) -> None:
         self._schedule = schedule
+        self.rate = 0.0  # of the latest step
 
     def after_step(self) -> None:
         """One step of the optimiser is done."""
+        self.rate = float(self._schedule.optimizer.param_groups[0]["lr"])
         if not isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.step()
 
@@ -27,11 +29,12 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on."""
-        return self._schedule.state_dict()
+        return {"schedule": self._schedule.state_dict(), "rate": self.rate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self._schedule.load_state_dict(state)
+        self._schedule.load_state_dict(state["schedule"])
+        self.rate = state["rate"]
 
 
 def make(optimiser: Optimizer, steps: int, name: str, **values: Any) -> Schedule:

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
+from torch.utils.data import DataLoader
 
 from pipeline import (
     averages,
@@ -36,19 +35,12 @@ from pipeline import (
 )
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import (
-    Decoder,
-    Pictures,
-    Shuffle,
-    TrainingSet,
-    load_batches,
-    prefer_foreground,
-)
+from pipeline.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
 from pipeline.errors import UserError, command
 from pipeline.interrupt import Stop
 from pipeline.journal import Bar, Journal
 from pipeline.loss import entropy_dice, shares
-from pipeline.meter import Losses, Stopwatch
+from pipeline.meter import Losses, Stopwatch, measured
 from pipeline.samples import Sample
 from pipeline.scoring import HeldOut
 from pipeline.settings.runtime import Runtime
@@ -71,13 +63,7 @@ def train(
     Raises:
         UserError: the loss is no longer finite; the message holds its terms and sample ids.
     """
-    batches = Shuffle(
-        len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
-        fabric.global_rank, fabric.world_size, _chances(settings, dataset.rows),
-    )  # fmt: skip
-    processes.check_share(batches.batch_size, fabric)
-    workers = hardware.workers(runtime.workers)
-    loader = load_batches(dataset, batches, workers, fabric.device.type == "cuda")
+    batches, loader = _batches(dataset, settings, runtime, fabric)
     wrapped, optimiser, schedule, ema = _set_up(network, settings, runtime, fabric, batches.steps)
     losses = Losses(fabric.device, [row.sample_id for row in dataset.rows])
     clock, clip = Stopwatch(fabric.device), settings.gradient.clip
@@ -114,51 +100,47 @@ def train(
                 optimiser.zero_grad(set_to_none=True)
                 schedule.after_step()
                 ema.update(network)
-            clock.mark()
             bar.update()
             if losses.add(terms, rows):
                 bar.show(losses.look())
             if ends_step and keeper.is_due():
                 losses.look()
                 keeper.save(progress)
+            clock.mark()
         bar.close()
         losses.look()
-        seconds, waiting = clock.read()
+        clock.stop()
 
         score = held_out.score(ema.network, stop)
         if score is None:
             keeper.save_and_leave(progress)
-        total, bce, missed = processes.mean_over(fabric, losses.means())
-        row = {
-            "epoch": progress.epoch + 1,
-            "loss": total,
-            "dice": score.dice,
-            "learning_rate": optimiser.param_groups[0]["lr"],
-            "images_per_second": len(batches) * batches.batch_size / seconds,
-            "waiting": waiting,
-            "bce": bce,
-            "dice_loss": missed,
-            "gpu_memory_gb": hardware.peak_memory(fabric),
-        }
+        row = {"epoch": progress.epoch + 1, "dice": score.dice, "learning_rate": schedule.rate}
+        row |= measured(losses, clock, len(batches) * batches.batch_size, fabric)
         schedule.after_epoch(score.dice)
         losses.clear()
-        weights = averages.on_cpu(ema.network) if fabric.is_global_zero else {}
-        progress.end_epoch(row, weights, settings.weights.average)
+        progress.end_epoch(row, averages.on_cpu(ema.network), settings.weights.average)
         journal.write_epoch(progress.epoch, row, score.pictures)
-        fabric.print(
-            f"{title}: loss {total:.4f}, held-out Dice {score.dice:.5f}, "
-            f"{waiting:.0%} of the time waiting for data",
-            flush=True,
-        )
+        said = f"loss {row['loss']:.4f}, held-out Dice {score.dice:.5f}"
+        fabric.print(f"{title}: {said}, {row['waiting']:.0%} waiting for data", flush=True)
         if keeper.is_due(epoch_ends=True):
             keeper.save(progress)
     return progress
 
 
-def _chances(settings: Train, rows: Sequence[Sample]) -> npt.NDArray[np.float64] | None:
-    if settings.sampler.name == "shuffle":
-        return None
-    return prefer_foreground(rows, settings.sampler.uniform)
+def _batches(
+    dataset: TrainingSet, settings: Train, runtime: Runtime, fabric: Fabric
+) -> tuple[Shuffle, DataLoader[Any]]:
+    """This process's share of each batch, and the loader that prepares it."""
+    chances = None
+    if settings.sampler.name == "prefer-foreground":
+        chances = prefer_foreground(dataset.rows, settings.sampler.uniform)
+    batches = Shuffle(
+        len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
+        fabric.global_rank, fabric.world_size, chances,
+    )  # fmt: skip
+    processes.check_share(batches.batch_size, fabric)
+    pin = fabric.device.type == "cuda"
+    return batches, load_batches(dataset, batches, hardware.workers(runtime.workers), pin)
 
 
 def _set_up(
@@ -196,27 +178,6 @@ def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Samp
     return training, held_out
 
 
-def _dataset(
-    table: Sequence[Sample],
-    training: Sequence[Sample],
-    archives: Archives,
-    settings: Train,
-    runtime: Runtime,
-    work: Path,
-) -> TrainingSet:
-    """The fold's rows; a cache on disk holds all folds' rows, once for all of them."""
-    rows = training if runtime.cache != "disk" else [row for row in table if row.split == "train"]
-    decoder = Decoder(rows, archives, settings.size, settings.resize)
-    pictures: Pictures = decoder
-    if runtime.cache == "ram":
-        pictures = cache.in_ram(decoder)
-    elif runtime.cache == "disk":
-        pictures = cache.on_disk(work, decoder)
-    places = {row.sample_id: place for place, row in enumerate(rows)}
-    augment = Augmentation(**settings.augment.model_dump())
-    return TrainingSet(training, pictures, [places[row.sample_id] for row in training], augment)
-
-
 @command
 def main() -> None:
     """Train one fold of one recipe."""
@@ -235,20 +196,19 @@ def main() -> None:
     work = args.work / f"train-fold{args.fold}"
     # Fabric starts the other processes, if any, with this same command: they find it locked.
     locked = files.only_process(work) if processes.is_first() else contextlib.nullcontext()
-    with locked, hardware.memory_explained(), interrupt.noticed() as stop:
-        if runtime.deterministic:
-            hardware.make_deterministic()
+    with locked, hardware.memory_explained():
         fabric = hardware.launch(
             runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
         )
-        _run(args, recipe, fabric, work, stop)
+        if runtime.deterministic:
+            hardware.make_deterministic()
+        _run(args, recipe, fabric, work)
+        processes.end()
         if fabric.is_global_zero:
             shutil.rmtree(work)
 
 
-def _run(
-    args: argparse.Namespace, recipe: params.Recipe, fabric: Fabric, work: Path, stop: Stop
-) -> None:
+def _run(args: argparse.Namespace, recipe: params.Recipe, fabric: Fabric, work: Path) -> None:
     settings, runtime = recipe.train, recipe.runtime
     table = samples.read(args.samples)
     training, held_out = _rows_of(table, args.fold, args.samples)
@@ -266,7 +226,11 @@ def _run(
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
     )
     archives = Archives(args.raw)
-    dataset = _dataset(table, training, archives, settings, runtime, args.work)
+    # On disk are all folds' images, once for all of them.
+    rows = training if runtime.cache != "disk" else [row for row in table if row.split == "train"]
+    decoder = Decoder(rows, archives, settings.size, settings.resize)
+    pictures = cache.open_pictures(runtime.cache, decoder, args.work)
+    dataset = TrainingSet(training, rows, pictures, Augmentation(**settings.augment.model_dump()))
     judge = HeldOut(
         held_out, archives, settings.size, settings.resize, settings.validation.tta, fabric,
         runtime.batch_size, hardware.workers(runtime.workers), runtime.tensorboard,
@@ -274,9 +238,9 @@ def _run(
     read = [args.samples, start] if start else [args.samples]
     last = work / checkpoint.key(settings.model_dump_json(), read, args.raw) / "last.pt"
     logs = args.logs if runtime.tensorboard and fabric.is_global_zero else None
-    with Journal(logs) as journal:
+    with Journal(logs) as journal, interrupt.noticed() as stop:
         progress = train(network, dataset, judge, settings, runtime, fabric, last, stop, journal)
-    results.write(args.out, network, progress, judge, stop)
+        results.write(args.out, network, progress, judge, stop)
 
 
 if __name__ == "__main__":

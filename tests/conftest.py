@@ -147,7 +147,7 @@ def tiny_recipe(name: str = "sample") -> dict:
         "accelerator": "cpu",
         "precision": "32-true",
         "threads": 1,
-        "checkpoint_seconds": 0,
+        "checkpoint_seconds": 30,
         "tensorboard": False,
     }
     return recipe

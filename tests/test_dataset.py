@@ -44,7 +44,7 @@ def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
         colour=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
     )  # fmt: skip
     decoder = Decoder(rows, archives, SIZE, "area")
-    return TrainingSet(rows, decoder, range(len(rows)), augment)
+    return TrainingSet(rows, rows, decoder, augment)
 
 
 def shuffle(

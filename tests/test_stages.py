@@ -246,7 +246,8 @@ def test_a_bad_test_image_fails_or_is_left_empty(broken: Project) -> None:
 
 def test_a_killed_training_goes_on_and_leaves_nothing_half(broken: Project) -> None:
     shutil.rmtree(broken.folder / "runs/tiny/fold0")
-    broken.change("tiny", "train", epochs=30)
+    broken.change("tiny", "train", epochs=8)
+    broken.change("tiny", "runtime", checkpoint_seconds=0)
     command = yaml.safe_load((broken.folder / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
     command = command.replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
     process = subprocess.Popen(
@@ -256,7 +257,7 @@ def test_a_killed_training_goes_on_and_leaves_nothing_half(broken: Project) -> N
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("epoch 2/30"):
+        if line.startswith("epoch 2/8"):
             break
     process.send_signal(signal.SIGKILL)
     process.wait()

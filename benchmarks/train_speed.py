@@ -1,0 +1,209 @@
+"""The measurements of train_gpu.py: bare steps, the real loop, and a plain one."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import averages, cache, hardware, model, optimisers, params, samples, train
+from pipeline.archives import Archives
+from pipeline.augment import Augmentation
+from pipeline.dataset import Decoder, TrainingSet
+from pipeline.images import decode_image, decode_mask
+from pipeline.interrupt import Stop
+from pipeline.journal import Journal
+from pipeline.loss import bce_dice
+from pipeline.samples import Sample
+from pipeline.scoring import HeldOut
+from pipeline.settings.training import Train
+
+WARM_UP = 5  # steps before the clock starts
+
+
+def measure(
+    path: Path, part: str, data: Path, out: Path, seconds: float, peak: float, **how: bool
+) -> dict[str, float]:
+    """Images a second of one part, its share of the peak, and its memory in GB.
+
+    Args:
+        data: folder with `raw/` and `samples.csv`.
+    """
+    recipe = params.load(path)
+    torch.manual_seed(0)
+    runtime = recipe.runtime
+    if part == "c":
+        cuda = runtime.accelerator == "cuda"
+        found = plain_loop(recipe, data, seconds, torch.device("cuda" if cuda else "cpu"))
+    else:
+        fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
+        network = model.build(train._describe(recipe.train, 0), "none")
+        if part == "a":
+            found = bare_steps(network, recipe.train, fabric, seconds, **how)
+        else:
+            found = real_loop(network, recipe, fabric, data, out, seconds)
+    on_gpu = torch.cuda.is_available() and runtime.accelerator != "cpu"
+    flops = found["speed"] * flops_of_a_step(recipe.train)
+    return found | {
+        "share": flops / peak if on_gpu else 0.0,
+        "memory": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else 0.0,
+    }
+
+
+def flops_of_a_step(settings: Train) -> float:
+    """Multiplications and additions of one image, forward and backward, in matrix products."""
+    network = model.build(train._describe(settings, 0), "none")
+    side = 64  # all of it is convolution: in proportion to the pixels
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, side, side, 3, dtype=torch.uint8)).sum().backward()
+    height, width = settings.size
+    return counter.get_total_flops() / 2 * height * width / side**2
+
+
+def timed(step: Callable[[], int], seconds: float, device: torch.device) -> float:
+    """Images a second of `step`, which says how many it did."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(WARM_UP):
+        step()
+    wait()
+    started, images = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        for _ in range(10 if device.type == "cuda" else 1):  # the host runs ahead of a GPU
+            images += step()
+        wait()
+    return images / (time.perf_counter() - started)
+
+
+def bare_steps(
+    network: model.Segmenter,
+    settings: Train,
+    fabric: Fabric,
+    seconds: float,
+    compile: bool,
+    ema: bool = False,
+    channels_last: bool = True,
+) -> dict[str, float]:
+    """(a) Forward, loss, backward and step on one batch that is on the device."""
+    if not channels_last:
+        network.to(memory_format=torch.contiguous_format)
+    plain = optimisers.make(network.parameters(), True, **settings.optimiser.model_dump())
+    compiled: Any = torch.compile(network) if compile else network
+    wrapped, optimiser = fabric.setup(compiled, plain)
+    moving = averages.Ema(network, 0.999 if ema else None)
+    height, width = settings.size
+    shape = (settings.batch_size, height, width)
+    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=fabric.device)
+    targets = torch.randint(0, 256, shape, dtype=torch.uint8, device=fabric.device)
+
+    def step() -> int:
+        terms = bce_dice(wrapped(images), targets / 255, **settings.loss.model_dump())
+        fabric.backward(terms.total)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        moving.update(network)
+        return len(images)
+
+    return {"speed": timed(step, seconds, fabric.device)}
+
+
+def real_loop(
+    network: model.Segmenter, recipe: params.Recipe, fabric: Fabric, data: Path, out: Path,
+    seconds: float,
+) -> dict[str, float]:  # fmt: skip
+    """(b) `train.train` itself: the last of three epochs, the first of which warms up."""
+    archives, settings = Archives(data / "raw"), recipe.train
+    table = samples.read(data / "samples.csv")
+    rows = samples.training(table, 0)
+    decoder = Decoder(rows, archives, settings.size, settings.resize)
+    pictures = cache.on_disk(out / "speed-cache", decoder)
+    some = rows if seconds > 5 else rows[:64]
+    dataset = TrainingSet(some, rows, pictures, Augmentation(**settings.augment.model_dump()))
+    held_out = HeldOut(
+        samples.held_out(table, 0)[:2], archives, settings.size, settings.resize, "none", fabric,
+        2, 0, pictures=False,
+    )  # fmt: skip
+    short = settings.model_copy(update={"epochs": 3})
+    last = out / "speed-last.pt"
+    last.unlink(missing_ok=True)
+    runtime = recipe.runtime.model_copy(update={"checkpoint_seconds": 1e9})
+    with Journal(None) as journal:
+        progress = train.train(
+            network, dataset, held_out, short, runtime, fabric, last, Stop(), journal
+        )
+    row = progress.history[-1]
+    return {"speed": row["images_per_second"], "waiting": row["waiting"]}
+
+
+class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What public solutions' data sets do for each image of each epoch."""
+
+    def __init__(self, rows: list[Sample], raw: Path, settings: Train) -> None:
+        self._rows = rows
+        self._archives = Archives(raw)
+        self._settings = settings
+        self._augment = Augmentation(**settings.augment.model_dump())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        row, size = self._rows[index], self._settings.size[::-1]
+        image = decode_image(self._archives.read(row.image), row.size, row.image)
+        mask = decode_mask(self._archives.read(row.mask), row.size, row.mask, row.values)
+        image, mask = cv2.resize(image, size), cv2.resize(mask, size)
+        image, mask = self._augment(image.astype(np.uint8), mask.astype(np.uint8), index)
+        normalised = (image / np.float32(255) - np.float32(0.45)) / np.float32(0.225)
+        channels_first = np.ascontiguousarray(normalised.transpose(2, 0, 1))
+        return torch.from_numpy(channels_first), torch.from_numpy(mask.astype(np.float32))
+
+
+def plain_loop(
+    recipe: params.Recipe, data: Path, seconds: float, device: torch.device
+) -> dict[str, float]:
+    """(c) float32 and channels first, with torch's own defaults otherwise."""
+    settings = recipe.train
+    rows = samples.training(samples.read(data / "samples.csv"), 0)
+    loader = DataLoader(
+        Plain(rows, data / "raw", settings),
+        batch_size=settings.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=hardware.workers(recipe.runtime.workers),
+        pin_memory=device.type == "cuda",
+    )
+    segmenter = model.build(train._describe(settings, 0), "none")
+    network: nn.Module = segmenter.network.to(device, memory_format=torch.contiguous_format)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-4)
+    network.train()
+
+    def batches() -> Any:
+        while True:
+            yield from loader
+
+    waiting = batches()
+
+    def step() -> int:
+        images, masks = next(waiting)
+        images, masks = images.to(device), masks.to(device)
+        optimiser.zero_grad()
+        logits = network(images).squeeze(1)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, masks)
+        probability = torch.sigmoid(logits)
+        loss = loss + 1 - (2 * (probability * masks).sum() + 1) / ((probability + masks).sum() + 1)
+        loss.backward()
+        optimiser.step()
+        loss.item()
+        return len(images)
+
+    return {"speed": timed(step, seconds, device)}

@@ -1,0 +1,119 @@
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import by_group
+
+from pipeline import cache
+from pipeline.archives import Archives
+from pipeline.dataset import Decoder
+from pipeline.errors import UserError
+from pipeline.samples import Sample
+from pipeline.sources import carvana
+from pipeline.split import split
+
+SIZE = (32, 64)
+
+
+class Counted(Decoder):
+    """Counts what it decodes."""
+
+    def __getitem__(self, position: int):
+        self.decoded = getattr(self, "decoded", 0) + 1
+        return super().__getitem__(position)
+
+
+@pytest.fixture
+def archives(raw: Path) -> Iterator[Archives]:
+    archives = Archives(raw)
+    yield archives
+    archives.close()
+
+
+@pytest.fixture
+def rows(archives: Archives) -> list[Sample]:
+    return split(carvana.read_entries(archives), archives, by_group(2))[:8]
+
+
+@pytest.fixture
+def decoder(rows: list[Sample], archives: Archives) -> Counted:
+    return Counted(rows, archives, SIZE, "area")
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk", "none"])
+def test_every_pixel_is_that_of_no_cache(kind, rows, archives, tmp_path: Path) -> None:
+    for size, resize in ((SIZE, "area"), ((64, 32), "linear")):
+        decoder = Decoder(rows, archives, size, resize)
+        pictures = cache.open_pictures(kind, decoder, tmp_path)
+        assert len(pictures) == len(rows)
+        for position in range(len(rows)):
+            for part, plain in zip(pictures[position], decoder[position], strict=True):
+                np.testing.assert_array_equal(part, plain)
+                assert part.dtype == np.uint8 and part.flags.writeable
+
+
+def test_what_is_on_disk_is_not_decoded_again(decoder: Counted, tmp_path: Path) -> None:
+    first = cache.on_disk(tmp_path, decoder)
+    second = cache.on_disk(tmp_path, decoder)
+    assert decoder.decoded == len(decoder)
+    np.testing.assert_array_equal(first[3][0], second[3][0])
+
+
+def test_changing_a_picture_leaves_the_cache_alone(decoder: Counted, tmp_path: Path) -> None:
+    for pictures in (cache.in_ram(decoder), cache.on_disk(tmp_path, decoder)):
+        image, _ = pictures[0]
+        before = image.copy()
+        image[:] = 0
+        np.testing.assert_array_equal(pictures[0][0], before)
+
+
+def test_two_at_once_make_one(decoder: Counted, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cache.on_disk, tmp_path, decoder) for _ in range(2)]
+        one, other = (future.result() for future in both)
+    assert decoder.decoded == len(decoder)
+    np.testing.assert_array_equal(one[7][1], other[7][1])
+
+
+def test_the_key_is_all_that_the_pixels_depend_on(rows, archives, raw: Path) -> None:
+    def key(rows=rows, size=SIZE, resize="area") -> str:
+        return cache.key(Decoder(rows, archives, size, resize))
+
+    first = key()
+    others = {key(rows[:-1]), key(size=(64, 32)), key(resize="linear")}
+    os.utime(raw / "train.zip", ns=(1, 1))
+    assert len(others | {key(), first}) == 5
+
+
+def test_a_damaged_cache_is_made_again(decoder: Counted, tmp_path: Path) -> None:
+    cache.on_disk(tmp_path, decoder)
+    path = next(tmp_path.glob("cache-*")) / "targets.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    (tmp_path / "unfinished-cache-abc").mkdir()
+    pictures = cache.on_disk(tmp_path, decoder)
+    np.testing.assert_array_equal(pictures[7][1], decoder[7][1])
+    assert [p.name for p in tmp_path.glob("*cache-*")] == [f"cache-{cache.key(decoder)}"]
+
+
+def test_a_new_cache_replaces_the_old_one(rows, archives, tmp_path: Path) -> None:
+    for size in (SIZE, (64, 64)):
+        decoder = Decoder(rows, archives, size, "area")
+        cache.on_disk(tmp_path, decoder)
+    assert [p.name for p in tmp_path.glob("cache-*")] == [f"cache-{cache.key(decoder)}"]
+
+
+def test_a_disk_without_room_is_told_before_any_work(rows, archives, tmp_path: Path) -> None:
+    decoder = Counted(rows, archives, (2**20, 2**20), "area")
+    with pytest.raises(UserError, match=r"runtime.cache: disk needs .* GB, the disk has .* GB"):
+        cache.on_disk(tmp_path, decoder)
+    assert not hasattr(decoder, "decoded")
+
+
+def test_an_image_that_does_not_decode_leaves_no_cache(rows, archives, tmp_path: Path) -> None:
+    rows[0] = Sample("x", "train", "x", "missing.jpg", "missing.gif", 0, 4, 4, 0.5)
+    with pytest.raises(UserError, match=r"missing\.jpg"):
+        cache.on_disk(tmp_path, Decoder(rows, archives, SIZE, "area"))
+    assert not list(tmp_path.glob("cache-*"))

@@ -1,0 +1,23 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.journal import Journal
+
+
+def test_no_journal_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Journal(None) as journal:
+        journal.write_epoch(1, {"loss": 1.0}, {"a": np.zeros((4, 4, 3), np.uint8)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="runtime.tensorboard: found true, but a package is miss"):
+        Journal(tmp_path)

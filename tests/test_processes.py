@@ -1,0 +1,88 @@
+"""Several processes train as one; on the CPU they talk through gloo."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from training import Place, convolutions, load, run, run_as, small_recipe
+
+from pipeline import processes, train
+from pipeline.archives import Archives
+from pipeline.errors import UserError
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path) -> None:
+    """The same batches, half of each in either: weights, losses and scores agree."""
+    recipe = small_recipe(epochs=2, batch_size=2, gradient={"accumulate": 2, "clip": 1.0})
+    alone = load(tmp_path, recipe)
+    archives = Archives(raw)
+    network = convolutions(train._describe(alone.train, 0))
+    one = run(archives, alone, tmp_path / "one.pt", network=network)
+    archives.close()
+
+    recipe["runtime"]["devices"] = 2
+    both, context = load(tmp_path, recipe), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.train"])
+    port = free_port()
+    started = [
+        context.Process(target=run_as, args=(rank, port, raw, both, tmp_path)) for rank in (0, 1)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+        assert process.exitcode == 0
+    two = torch.load(tmp_path / "progress.pt", weights_only=True)
+    assert len(two["history"]) == len(one.history) == 2
+    for mine, theirs in zip(one.history, two["history"], strict=True):
+        for name in ("loss", "bce", "dice_loss", "dice"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
+    for name, weight in one.best[0]["weights"].items():
+        torch.testing.assert_close(two["best"][0]["weights"][name], weight, rtol=1e-3, atol=1e-5)
+
+
+def command(place: Place) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "pipeline.train", *place.arguments(0)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, raw, small_recipe({"devices": 2}, epochs=2, weights={"average": 2}))
+    done = command(place)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout and done.stdout.count("epoch 2/2: loss") == 1
+    assert "of the mean of the best 2" in done.stdout
+    assert len(place.history()) == 2 and place.weights()
+
+
+def test_what_two_processes_cannot_do_is_refused() -> None:
+    two = types.SimpleNamespace(world_size=2, device=torch.device("cpu"))
+    processes.check_share(4, two)
+    with pytest.raises(UserError, match="train.batch_size: found batches of 3 for 2 processes"):
+        processes.check_share(3, two)
+    with pytest.raises(UserError, match="train.sync_batchnorm: found true with 2 processes on"):
+        processes.share_batchnorm(torch.nn.Identity(), two)
+
+
+def test_the_first_process_is_known_before_any_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+        assert processes.is_first()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not processes.is_first()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert not processes.is_first(), os.environ

@@ -1,0 +1,164 @@
+"""Training runs small enough to be made by the dozen."""
+
+import csv
+import dataclasses
+import json
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from conftest import by_group, tiny_recipe, write_yaml
+from torch import nn
+
+from pipeline import checkpoint, hardware, model, params, processes, samples, train
+from pipeline.archives import Archives
+from pipeline.augment import Augmentation
+from pipeline.dataset import Decoder, TrainingSet
+from pipeline.interrupt import Stop
+from pipeline.journal import Journal
+from pipeline.samples import Sample
+from pipeline.scoring import HeldOut
+from pipeline.sources import carvana
+from pipeline.split import split
+
+CLOCK = {"images_per_second", "waiting", "gpu_memory_gb"}  # columns that no two runs share
+SMALL = {"encoder": "tu-test_resnet", "decoder_channels": [16, 8, 8, 8, 8]}  # 0.4 M parameters
+
+
+def small_recipe(runtime: dict | None = None, **changes: object) -> dict:
+    """The tiny recipe with a smaller network; a change to a section of `train` adds to it."""
+    recipe = tiny_recipe()
+    recipe["train"]["model"] |= SMALL
+    recipe["train"]["batch_size"] = 2
+    recipe["runtime"] |= {"deterministic": True, "cache": "none", **(runtime or {})}
+    for key, value in changes.items():
+        old = recipe["train"][key]
+        add = isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
+        recipe["train"][key] = {**old, **value} if add else value
+    return recipe
+
+
+def convolutions(description: model.Description) -> model.Segmenter:
+    """A network without BatchNorm, the same each time."""
+    torch.manual_seed(3)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+    return model.Segmenter(layers, description)
+
+
+def load(folder: Path, recipe: dict) -> params.Recipe:
+    return params.load(write_yaml(folder / "small.yaml", recipe))
+
+
+def run(
+    archives: Archives,
+    recipe: params.Recipe,
+    last: Path,
+    rows: list[Sample] | None = None,
+    network: model.Segmenter | None = None,
+) -> checkpoint.Progress:
+    """Train fold 0 in this process."""
+    rows = rows or split(carvana.read_entries(archives), archives, by_group(2))
+    settings = recipe.train
+    fabric = hardware.launch("cpu", "32-true", 1, recipe.runtime.devices, 1)
+    fabric.seed_everything(settings.seed, verbose=False)
+    network = network or model.build(train._describe(settings, 0), "none")
+    augment = Augmentation(**settings.augment.model_dump())
+    training = samples.training(rows, 0)
+    decoder = Decoder(training, archives, settings.size, settings.resize)
+    dataset = TrainingSet(training, training, decoder, augment)
+    held_out = HeldOut(
+        samples.held_out(rows, 0), archives, settings.size, settings.resize,
+        settings.validation.tta, fabric, 16, 0, pictures=False,
+    )  # fmt: skip
+    with Journal(None) as journal:
+        return train.train(
+            network, dataset, held_out, settings, recipe.runtime, fabric, last, Stop(),
+            journal,
+        )  # fmt: skip
+
+
+def run_as(process: int, port: int, raw: Path, recipe: params.Recipe, folder: Path) -> None:
+    """Train the convolutions as one of two processes that torchrun starts; the first writes."""
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test", "RANK": str(process), "LOCAL_RANK": str(process),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    network = convolutions(train._describe(recipe.train, 0))
+    progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
+    if process == 0:
+        torch.save(dataclasses.asdict(progress), folder / "progress.pt")
+    processes.end()
+
+
+class Place:
+    """Folders as dvc.yaml has them, with samples and one recipe."""
+
+    def __init__(self, folder: Path, raw: Path, recipe: dict, name: str = "small") -> None:
+        self.folder, self.raw, self.name = folder, raw, name
+        self.recipe = write_yaml(folder / f"recipes/{name}.yaml", recipe)
+        self.samples = folder / f"data/{name}/samples.csv"
+        self.work = folder / f"work/{name}"
+        self.runs = folder / f"runs/{name}"
+        self.said = folder / f"said-{name}.txt"
+        archives = Archives(raw)
+        samples.write(self.samples, split(carvana.read_entries(archives), archives, 2, seed=0))
+        archives.close()
+
+    def arguments(self, fold: int) -> list[str]:
+        return [
+            str(self.recipe), "--fold", str(fold), "--raw", str(self.raw),
+            "--samples", str(self.samples), "--work", str(self.work),
+            "--logs", str(self.folder / f"logs/{self.name}/fold{fold}"),
+            "--out", str(self.runs / f"fold{fold}"),
+        ]  # fmt: skip
+
+    def start(self, fold: int = 0, **environment: str) -> BaseProcess:
+        """Start the train stage in a process that has imported everything already."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipeline.train"])
+        process = context.Process(target=_main, args=(self.arguments(fold), self.said, environment))
+        process.start()
+        return process
+
+    def run(self, fold: int = 0) -> str:
+        """Run the train stage to its end; what it printed."""
+        process = self.start(fold)
+        process.join()
+        assert process.exitcode == 0, self.said.read_text()
+        return self.said.read_text()
+
+    def weights(self, fold: int = 0) -> dict[str, torch.Tensor]:
+        path = self.runs / f"fold{fold}/model.pt"
+        return torch.load(path, map_location="cpu", weights_only=True)["weights"]
+
+    def history(self, fold: int = 0) -> list[dict[str, str]]:
+        with (self.runs / f"fold{fold}/history.csv").open(newline="") as file:
+            return [
+                {name: value for name, value in row.items() if name not in CLOCK}
+                for row in csv.DictReader(file)
+            ]
+
+    def metrics(self, fold: int = 0) -> dict[str, float]:
+        return json.loads((self.runs / f"fold{fold}/metrics.json").read_text())
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Equal to the last bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def _main(arguments: list[str], said: Path, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    with said.open("a") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.argv = ["train", *arguments]
+    from pipeline import train
+
+    train.main()
