@@ -160,7 +160,7 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         row, size = self._rows[index], self._settings.size[::-1]
         image = decode_image(self._archives.read(row.image), row.size, row.image)
-        mask = decode_mask(self._archives.read(row.mask), row.size, row.mask)
+        mask = decode_mask(self._archives.read(row.mask), row.size, row.mask, row.values)
         image, mask = cv2.resize(image, size), cv2.resize(mask, size)
         image, mask = self._augment(image.astype(np.uint8), mask.astype(np.uint8), index)
         normalised = (image / np.float32(255) - np.float32(0.45)) / np.float32(0.225)

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
@@ -38,13 +36,7 @@ from pipeline import (
 )
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
-from pipeline.dataset import (
-    Decoder,
-    Shuffle,
-    TrainingSet,
-    load_batches,
-    prefer_foreground,
-)
+from pipeline.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
 from pipeline.errors import UserError, command
 from pipeline.interrupt import Stop
 from pipeline.journal import Bar, Journal
@@ -142,19 +134,16 @@ def _batches(
     dataset: TrainingSet, settings: Train, runtime: Runtime, fabric: Fabric
 ) -> tuple[Shuffle, DataLoader[Any]]:
     """This process's share of each batch, and the loader that prepares it."""
+    chances = None
+    if settings.sampler.name == "prefer-foreground":
+        chances = prefer_foreground(dataset.rows, settings.sampler.uniform)
     batches = Shuffle(
         len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
-        fabric.global_rank, fabric.world_size, _chances(settings, dataset.rows),
+        fabric.global_rank, fabric.world_size, chances,
     )  # fmt: skip
     ranks.check_share(batches.batch_size, fabric)
     pin = fabric.device.type == "cuda"
     return batches, load_batches(dataset, batches, hardware.workers(runtime.workers), pin)
-
-
-def _chances(settings: Train, rows: Sequence[Sample]) -> npt.NDArray[np.float64] | None:
-    if settings.sampler.name == "shuffle":
-        return None
-    return prefer_foreground(rows, settings.sampler.uniform)
 
 
 def _set_up(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import by_group
 
 from pipeline import cache
 from pipeline.archives import Archives
@@ -34,7 +35,7 @@ def archives(raw: Path) -> Iterator[Archives]:
 
 @pytest.fixture
 def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, folds=2, seed=0)[:8]
+    return split(carvana.read_entries(archives), archives, by_group(2))[:8]
 
 
 @pytest.fixture
