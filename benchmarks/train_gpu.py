@@ -99,9 +99,7 @@ def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
         found += [{**name, "part": "a", "batch": own, "compile": compiles[-1], "ema": True}]
         found += [{**name, "part": "a", "batch": own, "compile": False, "channels_last": False}]
         others = [batch for batch in BATCHES if batch != own]
-        found += [
-            {**name, "part": "a", "batch": b, "compile": c} for b in others for c in (False, True)
-        ]
+        found += [{**name, "part": "a", "batch": b, "compile": c} for b in others for c in compiles]
     return found
 
 
