@@ -99,9 +99,7 @@ def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
         found += [{**name, "part": "a", "batch": own, "compile": compiles[-1], "ema": True}]
         found += [{**name, "part": "a", "batch": own, "compile": False, "channels_last": False}]
         others = [batch for batch in BATCHES if batch != own]
-        found += [
-            {**name, "part": "a", "batch": b, "compile": c} for b in others for c in (False, True)
-        ]
+        found += [{**name, "part": "a", "batch": b, "compile": c} for b in others for c in compiles]
     return found
 
 
@@ -204,8 +202,11 @@ def score(args: argparse.Namespace, deadline: float) -> None:
     project, name = project_of(args), args.recipe.stem
     metrics = json.loads((project / f"eval/{name}/metrics.json").read_text())
     shutil.copy(project / f"submissions/{name}/submit.csv.gz", project / "submission.csv.gz")
-    with (args.out / "scores.jsonl").open("a") as stream:
-        stream.write(json.dumps({"recipe": name, "set": args.set, **metrics}) + "\n")
+    line = json.dumps({"recipe": name, "changes": [*shortened(args), *args.set], **metrics}) + "\n"
+    tried = args.out / "scores.jsonl"
+    if not tried.exists() or line not in tried.read_text():
+        with tried.open("a") as stream:
+            stream.write(line)
     print(json.dumps(metrics, indent=2))
     print(f"{project / 'submission.csv.gz'} with {project / f'recipes/{name}.yaml'}")
 

@@ -46,16 +46,28 @@ class Progress:
 class Keeper:
     """Saves a run in time, and when it is asked to stop.
 
-    With several processes all agree, every `WINDOW` steps, on what to do: each one's random
+    With several processes all agree, every `WINDOW` steps, on what to do: each one's own
     state is saved, and none goes on alone.
     """
 
     def __init__(
-        self, path: Path, parts: Mapping[str, Any], seconds: float, stop: Stop, fabric: Fabric
+        self,
+        path: Path,
+        parts: Mapping[str, Any],
+        own: Mapping[str, Any],
+        seconds: float,
+        stop: Stop,
+        fabric: Fabric,
     ) -> None:
-        """Take what to save: objects with `state_dict` and `load_state_dict`, by name."""
+        """Take what to save: objects with `state_dict` and `load_state_dict`, by name.
+
+        Args:
+            parts: the same in all processes.
+            own: of this process.
+        """
         self._path = path
         self._parts = parts
+        self._own = own
         self._seconds = seconds
         self._stop = stop
         self._fabric = fabric
@@ -64,7 +76,7 @@ class Keeper:
 
     def resume(self) -> Progress:
         """Bring everything to the state saved by an earlier run, if there is one."""
-        return resume(self._path, self._parts, self._fabric)
+        return resume(self._path, self._parts, self._own, self._fabric)
 
     def is_due(self, epoch_ends: bool = False) -> bool:
         """Whether to save now; asked after every step and every epoch."""
@@ -76,7 +88,7 @@ class Keeper:
 
     def save(self, progress: Progress) -> None:
         """Save, and stop if that was asked."""
-        save(self._path, self._parts, progress, self._fabric)
+        save(self._path, self._parts, self._own, progress, self._fabric)
         self._saved = time.monotonic()
         if ranks.in_any(self._fabric, bool(self._stop.signal)):
             self._stop.leave()
@@ -87,34 +99,48 @@ class Keeper:
         self._stop.leave()
 
 
-def save(path: Path, parts: Mapping[str, Any], progress: Progress, fabric: Fabric) -> None:
+def save(
+    path: Path,
+    parts: Mapping[str, Any],
+    own: Mapping[str, Any],
+    progress: Progress,
+    fabric: Fabric,
+) -> None:
     """Write the states of all `parts`, of the random generators, and the progress, in one step.
 
-    The first process writes; all of them must call.
+    The first process writes, also what is each one's `own`; all of them must call.
     """
-    random = ranks.gathered(fabric, _random_state())
+    mine = {"random": _random_state(), **_states(own)}
+    each = ranks.gathered(fabric, mine)
     if fabric.is_global_zero:
-        content = {name: part.state_dict() for name, part in parts.items()}
-        content |= {"random": random, "progress": vars(progress)}
+        content = {**_states(parts), "each": each, "progress": vars(progress)}
         with written_whole(path) as temporary:
             torch.save(content, temporary)
 
 
-def resume(path: Path, parts: Mapping[str, Any], fabric: Fabric) -> Progress:
+def resume(
+    path: Path, parts: Mapping[str, Any], own: Mapping[str, Any], fabric: Fabric
+) -> Progress:
     """Bring `parts` and the random generators to the state saved in `path`, if it exists."""
     if not path.exists():
         return Progress()
     content = torch.load(path, map_location="cpu", weights_only=True)
+    # As many as there were processes; if there are more now, some share one's.
+    mine = content["each"][fabric.global_rank % len(content["each"])]
     for name, part in parts.items():
         part.load_state_dict(content[name])
-    # As many as there were processes; a run that goes on with more repeats the draws of some.
-    states = content["random"]
-    _set_random_state(states[fabric.global_rank % len(states)])
+    for name, part in own.items():
+        part.load_state_dict(mine[name])
+    _set_random_state(mine["random"])
     progress = Progress(**content["progress"])
     done = f"epoch {progress.epoch}" + (f", batch {progress.batch}" if progress.batch else "")
     if fabric.is_global_zero:
         print(f"going on after {done} from {path}", flush=True)
     return progress
+
+
+def _states(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part.state_dict() for name, part in parts.items()}
 
 
 def _random_state() -> list[torch.Tensor]:

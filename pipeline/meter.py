@@ -63,7 +63,7 @@ class Losses:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on."""
-        return {"sums": self._sums, "batches": self._batches}
+        return {"sums": self._sums.cpu(), "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""

@@ -74,9 +74,9 @@ def train(
         "schedule": schedule,
         "precision": fabric.strategy.precision,  # float16's loss scale
         "ema": ema,
-        "losses": losses,
     }
-    keeper = checkpoint.Keeper(last, state, runtime.checkpoint_seconds, stop, fabric)
+    own, seconds = {"losses": losses}, runtime.checkpoint_seconds
+    keeper = checkpoint.Keeper(last, state, own, seconds, stop, fabric)
     progress = keeper.resume()
 
     while progress.epoch < settings.epochs and not progress.is_stale(settings.validation.patience):

@@ -22,23 +22,25 @@ def row(dice: float) -> dict[str, float]:
 
 
 def test_a_first_run_starts_at_the_beginning(tmp_path: Path, fabric: Fabric) -> None:
-    assert checkpoint.resume(tmp_path / "last.pt", {}, fabric) == Progress()
+    assert checkpoint.resume(tmp_path / "last.pt", {}, {}, fabric) == Progress()
 
 
 def test_parts_progress_and_random_numbers_come_back(
     tmp_path: Path, fabric: Fabric, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layer, path = torch.nn.Linear(3, 2), tmp_path / "last.pt"
-    weight = layer.weight.detach().clone()
+    own = torch.nn.Linear(2, 1)
+    weight, other = layer.weight.detach().clone(), own.weight.detach().clone()
     progress = Progress(batch=7)
     progress.end_epoch(row(0.9), {"weight": weight}, 2)
     progress.batch = 3
-    checkpoint.save(path, {"layer": layer}, progress, fabric)
+    checkpoint.save(path, {"layer": layer}, {"own": own}, progress, fabric)
     drawn = torch.rand(5)
     torch.nn.init.zeros_(layer.weight)
-    resumed = checkpoint.resume(path, {"layer": layer}, fabric)
+    torch.nn.init.zeros_(own.weight)
+    resumed = checkpoint.resume(path, {"layer": layer}, {"own": own}, fabric)
     assert torch.equal(torch.rand(5), drawn)
-    assert torch.equal(layer.weight, weight)
+    assert torch.equal(layer.weight, weight) and torch.equal(own.weight, other)
     assert torch.equal(resumed.best[0]["weights"]["weight"], weight)
     assert (resumed.epoch, resumed.batch, resumed.history) == (1, 3, [row(0.9)])
     assert "going on after epoch 1, batch 3 from" in capsys.readouterr().out
@@ -62,8 +64,8 @@ def test_a_run_is_stale_after_epochs_without_a_gain() -> None:
 
 def test_it_is_saved_in_time_and_when_asked_to_stop(tmp_path: Path, fabric: Fabric) -> None:
     stop, path = Stop(), tmp_path / "last.pt"
-    keeper = Keeper(path, {}, 1000, stop, fabric)
-    assert not keeper.is_due() and Keeper(path, {}, 0, stop, fabric).is_due()
+    keeper = Keeper(path, {}, {}, 1000, stop, fabric)
+    assert not keeper.is_due() and Keeper(path, {}, {}, 0, stop, fabric).is_due()
     keeper.save(Progress())
     assert path.exists()
     stop.signal = signal.SIGTERM

@@ -10,7 +10,7 @@ import pytest
 from conftest import write_tiny_archives
 from training import Place, same_weights, small_recipe
 
-EPOCHS = 3
+EPOCHS = 4
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +60,13 @@ def test_killed_at_any_moment_it_ends_the_same(
     for _ in range(4):
         process = place.start()
         wait_for_checkpoint(place, process, time.time_ns())
-        time.sleep(moments.uniform(0, 0.4))  # within a step, a save, or the validation
+        time.sleep(moments.uniform(0, 0.25))  # within a step, a save, or the validation
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:
             break
     said = place.run() if process.exitcode else place.said.read_text()
-    assert "going on after epoch" in said and ", batch " in said
+    assert "going on after epoch" in said
     same_end(place, whole)
 
 
@@ -92,5 +92,5 @@ def test_asked_to_stop_it_saves(
     assert process.exitcode == code, place.said.read_text()
     assert said in place.said.read_text() and "Traceback" not in place.said.read_text()
     assert list(place.work.glob("*/*/last.pt"))
-    assert "going on after epoch 0" in place.run()
+    assert "going on after epoch 0, batch 2" in place.run()
     same_end(place, whole)
