@@ -5,6 +5,7 @@ made by any process in any order, kept in files, and joined without compressing 
 and not several, because some readers stop at the first.
 """
 
+import io
 import struct
 import types
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ class Piece:
     """
 
     def __init__(self, file: BinaryIO, level: int) -> None:
-        self._file = file
         self._stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW_WBITS)
+        self._file = file
         self._checks = Checks()
 
     def add(self, data: bytes) -> None:
@@ -59,9 +60,11 @@ class PieceFile(Piece):
     """A piece with its checks as a file: `with PieceFile(path, level) as piece: piece.add(...)`."""
 
     def __init__(self, path: Path, level: int) -> None:
-        super().__init__(path.open("wb"), level)
+        super().__init__(io.BytesIO(), level)
+        self._path = path
 
     def __enter__(self) -> Self:
+        self._file = self._path.open("wb")
         return self
 
     def __exit__(

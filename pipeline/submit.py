@@ -109,10 +109,13 @@ def _slug(name: str) -> str:
 def _check_file(name: str, file: Path) -> submission.Summary:
     """Check the file against the sample submission and the sizes of the images."""
     raw = Path("data", name, "raw")
-    sizes = {
-        base_name(sample.image): sample.size
-        for sample in samples.test(samples.read(Path("data", name, "samples.csv")))
-    }
+    table = Path("data", name, "samples.csv")
+    sizes = {base_name(row.image): row.size for row in samples.test(samples.read(table))}
+    if not sizes:
+        raise UserError(
+            f"{table}: found no test images, so there is no submission; expected those of a "
+            "competition: check the recipe's download.files"
+        )
     return submission.check(file, submission.find_sample(raw), sizes)
 
 

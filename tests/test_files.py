@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,17 @@ def test_only_one_process_works_in_a_folder(tmp_path: Path) -> None:
     assert "another process is working here" in second.stderr
     third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert third.returncode == 0, third.stderr
+
+
+def test_a_file_moves_within_and_between_file_systems(tmp_path: Path) -> None:
+    places = [tmp_path]
+    if Path("/dev/shm").is_dir():
+        places.append(Path(tempfile.mkdtemp(dir="/dev/shm")))
+    for place in places:
+        source = place / "source"
+        source.write_text("whole")
+        files.move(source, tmp_path / "new/target")
+        assert (tmp_path / "new/target").read_text() == "whole" and not source.exists()
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["target"]
+    for place in places[1:]:
+        place.rmdir()

@@ -9,8 +9,9 @@ from conftest import by_group
 from lightning_fabric import Fabric
 
 from pipeline.archives import Archives
+from pipeline.decoding import decoded
 from pipeline.images import decode_image
-from pipeline.inference import full_resolution, stream
+from pipeline.inference import forward, full_resolution, stream
 from pipeline.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split
@@ -108,3 +109,38 @@ def test_full_resolution_is_bilinear_with_half_pixel_centres() -> None:
         torch.from_numpy(small)[None, None], (128, 191), mode="bilinear", align_corners=False
     )[0, 0]
     np.testing.assert_allclose(full_resolution(small, (128, 191)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_half_precision_moves_few_pixels(rows, archives, precision) -> None:
+    """A network whose products are rounded to bfloat16 decides pixels near the threshold anew."""
+    torch.manual_seed(0)
+    first = torch.nn.Conv2d(3, 8, 5, padding=2)
+    network = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 5, padding=2))
+
+    class Small(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = network(images.permute(0, 3, 1, 2) / 64.0).squeeze(1)
+            return 20 * (logits - logits.mean((1, 2), keepdim=True))
+
+    masks = []
+    for kind in ("32-true", precision):
+        fabric = Fabric(accelerator="cpu", devices=1, precision=kind)
+        found = list(stream(rows, archives, [Small()], SIZE, "area", "hflip", fabric, 4, 0))
+        masks.append(np.stack([prediction.probability for prediction in found]) >= 0.5)
+    assert 0.05 < masks[0].mean() < 0.95
+    moved = np.mean(masks[0] != masks[1])
+    assert moved <= (0.01 if precision == "bf16-mixed" else 0), moved
+
+
+def test_disagreement_is_the_share_of_pixels_the_models_differ_on(rows, archives) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    (batch,) = decoded(rows[:4], archives, SIZE, "area", 4, 0, False)
+    models = [Redness(0), Redness(1), Redness(-3)]
+    found = forward(batch, models, "none", fabric, 0.7)
+    for row, share in zip(rows[:4], found.disagreement, strict=True):
+        votes = np.stack([by_hand(row, archives, shift) >= 0.7 for shift in (0, 1, -3)])
+        expected = np.mean(votes.any(axis=0) != votes.all(axis=0))
+        assert share.item() == pytest.approx(expected, abs=2e-4) and expected > 0
+    alone = forward(batch, models[:1], "hflip", fabric, 0.7)
+    assert alone.disagreement.tolist() == [0] * 4

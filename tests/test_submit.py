@@ -225,6 +225,13 @@ def test_what_is_refused_before_kaggle_is_asked(server: KaggleServer, project: P
     assert not server.log and not read()
 
 
+def test_a_data_set_without_test_images(project: Path) -> None:
+    samples.write(Path("data/tiny/samples.csv"), [])
+    done = run("tiny", "--check-only")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data/tiny/samples.csv: found no test images")
+
+
 def test_changed_by_hand_after_predict(server: KaggleServer, project: Path) -> None:
     FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 5\naaa_02.jpg,\n", mtime=0))
     done = run("tiny", "-m", "x")
