@@ -25,13 +25,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("train", "validate", "tune", "predict")
 PEAK = 790e12  # FLOP/s of bfloat16 matrix products that an H200 has been seen to reach
+ALSO = list(ROOT.glob("recipes/*unet-1024.yaml"))
 BATCHES = (8, 16, 32)
 LATE = 3  # exit code of a run that must be started again to go on
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of archives")
     parser.add_argument("--out", type=Path, required=True, help="outside the repository")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/carvana.yaml")
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more networks to time")
+    parser.add_argument("--also", type=Path, nargs="*", default=ALSO, help="more networks to time")
     parser.add_argument("--minutes", type=float, default=9, help="stop after so long, to go on")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--size", type=int, help="instead of the recipe's: a side in pixels")
@@ -88,13 +89,14 @@ def changed(path: Path, args: argparse.Namespace, runtime: dict[str, Any]) -> di
 def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What is measured, in the order of its worth."""
     found: list[dict[str, Any]] = []
+    compiles = (False,) if args.accelerator == "cpu" else (False, True)
     for path in [args.recipe, *args.also]:
         name = {"recipe": str(path.resolve())}
         own = yaml.safe_load(path.read_text())["train"]["batch_size"]
-        found += [{**name, "part": "a", "batch": own, "compile": c} for c in (False, True)]
-        found += [{**name, "part": "b", "batch": own, "compile": c} for c in (False, True)]
+        found += [{**name, "part": "a", "batch": own, "compile": c} for c in compiles]
+        found += [{**name, "part": "b", "batch": own, "compile": c} for c in compiles]
         found += [{**name, "part": "c", "batch": own}]
-        found += [{**name, "part": "a", "batch": own, "compile": True, "ema": True}]
+        found += [{**name, "part": "a", "batch": own, "compile": compiles[-1], "ema": True}]
         found += [{**name, "part": "a", "batch": own, "compile": False, "channels_last": False}]
         others = [batch for batch in BATCHES if batch != own]
         found += [
@@ -104,7 +106,7 @@ def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def time_all(args: argparse.Namespace, deadline: float) -> None:
-    results = args.out / "speed.jsonl"
+    results = args.out / ("-".join(["speed", *shortened(args)]) + ".jsonl")
     args.out.mkdir(parents=True, exist_ok=True)
     done = (
         [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
@@ -112,11 +114,14 @@ def time_all(args: argparse.Namespace, deadline: float) -> None:
     for piece in pieces(args):
         if any(row["piece"] == piece for row in done):
             continue
-        left = deadline - time.monotonic()
-        if left < 60:
-            leave("the next measurement")
         command = [sys.executable, __file__, *sys.argv[1:], "--piece", json.dumps(piece)]
-        ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+        try:
+            ran = subprocess.run(
+                command, env=environment(), capture_output=True, text=True,
+                timeout=max(1.0, deadline - time.monotonic() - 10),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            leave(json.dumps(piece))
         lines = ran.stdout.strip().splitlines()
         row = {"piece": piece, **(json.loads(lines[-1]) if ran.returncode == 0 else {})}
         if ran.returncode:
@@ -126,7 +131,7 @@ def time_all(args: argparse.Namespace, deadline: float) -> None:
         done.append(row)
         print(json.dumps(row), flush=True)
     table = describe(done)
-    (args.out / "speed.md").write_text(table)
+    results.with_suffix(".md").write_text(table)
     print(table)
 
 
@@ -218,8 +223,15 @@ def run_stage(stage: str, args: argparse.Namespace, deadline: float) -> None:
 
 def project_of(args: argparse.Namespace) -> Path:
     """Its folder: one for each set of changes."""
-    found: Path = args.out / "-".join(["score", args.recipe.stem, *args.set])
+    found: Path = args.out / "-".join(["score", args.recipe.stem, *shortened(args), *args.set])
     return found
+
+
+def shortened(args: argparse.Namespace) -> list[str]:
+    """What tells a rehearsal's files from the real ones."""
+    return [
+        f"{name}{value}" for name, value in (("size", args.size), ("epochs", args.epochs)) if value
+    ]
 
 
 def run_until(command: str, project: Path, deadline: float) -> None:
@@ -236,7 +248,7 @@ def run_until(command: str, project: Path, deadline: float) -> None:
         sys.exit(code)
 
 
-def leave(what: str) -> None:
+def leave(what: str) -> NoReturn:
     print(f"out of time before {what}: run the same command again to go on", flush=True)
     sys.exit(LATE)
 

@@ -111,7 +111,7 @@ def bare_steps(
         fabric.backward(terms.total)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        moving.update(network)
+        moving.update()
         return len(images)
 
     return {"speed": timed(step, seconds, fabric.device)}

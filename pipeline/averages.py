@@ -23,21 +23,20 @@ class Ema:
         self.network = network if decay is None else copy.deepcopy(network).requires_grad_(False)
         self._decay = decay
         self._steps = 0
+        # Listed once: the tensors stay the same while their values change.
+        self._ours, self._our_counts = _tensors(self.network)
+        self._theirs, self._their_counts = _tensors(network)
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Take in the weights after one more step."""
+    def update(self) -> None:
+        """Take in the network's weights after one more step."""
         if self._decay is None:
             return
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        ours, theirs = self.network.state_dict(), network.state_dict()
-        real = [name for name, value in ours.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [ours[name] for name in real], [theirs[name] for name in real], 1 - decay
-        )
-        for name in ours.keys() - set(real):  # BatchNorm's count of batches
-            ours[name].copy_(theirs[name])
+        torch._foreach_lerp_(self._ours, self._theirs, 1 - decay)
+        if self._our_counts:
+            torch._foreach_copy_(self._our_counts, self._their_counts)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on."""
@@ -69,3 +68,10 @@ def mean(states: Sequence[State]) -> State:
 def on_cpu(network: nn.Module) -> State:
     """A copy of a network's state."""
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """A network's state: weights and statistics, and counts of batches."""
+    values = list(network.state_dict().values())
+    real = [value for value in values if value.is_floating_point()]
+    return real, [value for value in values if not value.is_floating_point()]

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ def on_disk(folder: Path, decoder: Decoder) -> Arrays:
     path = folder / f"cache-{key(decoder)}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".cache.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _wait_for(lock, path)
         if not _is_whole(path, decoder):
             _build(path, decoder)
     images, targets = (np.load(path / name, mmap_mode="r") for name in NAMES)
@@ -94,6 +94,14 @@ def _shapes(decoder: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
     assert len(classes) == 1, f"rows of {classes} classes"
     count = classes.pop()
     return (*shape, 3), (shape if count == 1 else (*shape, count))
+
+
+def _wait_for(lock: TextIO, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that decodes into {path.parent}", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _is_whole(path: Path, decoder: Decoder) -> bool:

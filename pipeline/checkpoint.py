@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import processes
+from pipeline import ranks
 from pipeline.averages import State
 from pipeline.files import written_whole
 from pipeline.interrupt import Stop
@@ -74,13 +74,13 @@ class Keeper:
         late = time.monotonic() - self._saved >= self._seconds
         if self._fabric.world_size > 1 and self._steps % WINDOW and not epoch_ends:
             return False
-        return processes.in_any(self._fabric, late or bool(self._stop.signal))
+        return ranks.in_any(self._fabric, late or bool(self._stop.signal))
 
     def save(self, progress: Progress) -> None:
         """Save, and stop if that was asked."""
         save(self._path, self._parts, progress, self._fabric)
         self._saved = time.monotonic()
-        if processes.in_any(self._fabric, bool(self._stop.signal)):
+        if ranks.in_any(self._fabric, bool(self._stop.signal)):
             self._stop.leave()
 
     def save_and_leave(self, progress: Progress) -> NoReturn:
@@ -94,10 +94,10 @@ def save(path: Path, parts: Mapping[str, Any], progress: Progress, fabric: Fabri
 
     The first process writes; all of them must call.
     """
-    random = processes.gathered(fabric, _random_state())
+    random = ranks.gathered(fabric, _random_state())
     if fabric.is_global_zero:
         content = {name: part.state_dict() for name, part in parts.items()}
-        content |= {"random": random, "progress": dataclasses.asdict(progress)}
+        content |= {"random": random, "progress": vars(progress)}
         with written_whole(path) as temporary:
             torch.save(content, temporary)
 

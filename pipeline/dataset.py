@@ -7,6 +7,7 @@ to move, and normalising there costs nothing beside the network.
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -167,8 +168,14 @@ def load_batches(
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
         generator=torch.Generator(),  # else each epoch takes a number from the network's
     )
+
+
+def _one_thread(worker: int) -> None:
+    """There is a process a core: OpenCV's threads would only get into each other's way."""
+    cv2.setNumThreads(1)
 
 
 class Decoded(NamedTuple):

@@ -54,18 +54,27 @@ class Journal:
         Raises:
             UserError: the package tensorboard is missing.
         """
-        self._writer = None if folder is None else _open(folder)
+        self._folder = folder
+        self._writer: Any = None
+        if folder is not None:
+            self._make = _summary_writer()
 
     def write_epoch(
         self, epoch: int, values: Mapping[str, float], pictures: Mapping[str, UInt8]
     ) -> None:
-        """Add points to the curves by epoch, and pictures (H, W, 3) RGB of that epoch."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, epoch)
-            for name, picture in pictures.items():
-                self._writer.add_image(f"held out/{name}", picture, epoch, dataformats="HWC")
-            self._writer.flush()
+        """Add points to the curves, and pictures (H, W, 3) RGB.
+
+        What an earlier run has written of this epoch and later ones is no longer shown.
+        """
+        if self._folder is None:
+            return
+        if self._writer is None:
+            self._writer = self._make(self._folder, purge_step=epoch)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+        for name, picture in pictures.items():
+            self._writer.add_image(f"held out/{name}", picture, epoch, dataformats="HWC")
+        self._writer.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +84,8 @@ class Journal:
             self._writer.close()
 
 
-def _open(folder: Path) -> Any:
+def _summary_writer() -> Any:
+    """TensorBoard's writer; imported only where it is asked for."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -83,4 +93,4 @@ def _open(folder: Path) -> Any:
             f"runtime.tensorboard: found true, but a package is missing ({error}); "
             f"pip install tensorboard, or set it to false"
         ) from None
-    return SummaryWriter(folder)
+    return SummaryWriter

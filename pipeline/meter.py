@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from pipeline import hardware, processes
+from pipeline import hardware, ranks
 from pipeline.errors import UserError
 from pipeline.loss import Terms
 
@@ -120,7 +120,7 @@ def measured(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> d
 
     `waiting` is a share, of the first process; the rest is over all processes.
     """
-    total, bce, dice = processes.mean_over(fabric, losses.means())
+    total, bce, dice = ranks.mean_over(fabric, losses.means())
     return {
         "loss": total,
         "bce": bce,

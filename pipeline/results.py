@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import averages, files, model, processes
+from pipeline import averages, files, model, ranks
 from pipeline.averages import State
 from pipeline.checkpoint import Progress
 from pipeline.interrupt import Stop
@@ -41,7 +41,7 @@ def choose(
         return best["weights"], metrics
     if held_out.fabric.is_global_zero:
         network.load_state_dict(averages.mean([epoch["weights"] for epoch in progress.best]))
-    processes.share(network.state_dict().values(), held_out.fabric)
+    ranks.share(network.state_dict().values(), held_out.fabric)
     score = held_out.score(network, stop)
     if score is None:
         stop.leave()

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline import processes
+from pipeline import ranks
 from pipeline.archives import Archives
 from pipeline.dataset import Resize
 from pipeline.dice import HALF, dice
@@ -74,7 +74,7 @@ class HeldOut:
             UserError: an image or a mask does not decode.
         """
         network.eval()
-        processes.share(network.buffers(), self.fabric)  # BatchNorm's statistics
+        ranks.share(network.buffers(), self.fabric)  # BatchNorm's statistics
         mine = self.rows[self.fabric.global_rank :: self.fabric.world_size]
         scores, pictures = [], {}
         shown = set(mine[:: max(1, len(mine) // SHOWN)][:SHOWN] if self.pictures else [])
@@ -88,7 +88,7 @@ class HeldOut:
                 if stop.signal:
                     break
         mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
-        total, images, stopped = processes.sums(self.fabric, mine_of_all)
+        total, images, stopped = ranks.sums(self.fabric, mine_of_all)
         return None if stopped else Score(total / images, pictures)
 
     def _predict(self, network: nn.Module, rows: Sequence[Sample]) -> "tqdm[Prediction]":

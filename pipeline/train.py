@@ -27,7 +27,7 @@ from pipeline import (
     model,
     optimisers,
     params,
-    processes,
+    ranks,
     results,
     samples,
     schedules,
@@ -99,7 +99,7 @@ def train(
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
                 schedule.after_step()
-                ema.update(network)
+                ema.update()
             bar.update()
             if losses.add(terms, rows):
                 bar.show(losses.look())
@@ -124,6 +124,8 @@ def train(
         fabric.print(f"{title}: {said}, {row['waiting']:.0%} waiting for data", flush=True)
         if keeper.is_due(epoch_ends=True):
             keeper.save(progress)
+    if settings.weights.average > 1:  # their mean is still to be scored
+        keeper.save(progress)
     return progress
 
 
@@ -138,7 +140,7 @@ def _batches(
         len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
         fabric.global_rank, fabric.world_size, chances,
     )  # fmt: skip
-    processes.check_share(batches.batch_size, fabric)
+    ranks.check_share(batches.batch_size, fabric)
     pin = fabric.device.type == "cuda"
     return batches, load_batches(dataset, batches, hardware.workers(runtime.workers), pin)
 
@@ -195,7 +197,7 @@ def main() -> None:
     runtime = recipe.runtime
     work = args.work / f"train-fold{args.fold}"
     # Fabric starts the other processes, if any, with this same command: they find it locked.
-    locked = files.only_process(work) if processes.is_first() else contextlib.nullcontext()
+    locked = files.only_process(work) if ranks.is_first() else contextlib.nullcontext()
     with locked, hardware.memory_explained():
         fabric = hardware.launch(
             runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
@@ -203,7 +205,7 @@ def main() -> None:
         if runtime.deterministic:
             hardware.make_deterministic()
         _run(args, recipe, fabric, work)
-        processes.end()
+        ranks.end()
         if fabric.is_global_zero:
             shutil.rmtree(work)
 
@@ -220,7 +222,7 @@ def _run(args: argparse.Namespace, recipe: params.Recipe, fabric: Fabric, work: 
         start = starting.find(settings.weights.init_from, args.fold, args.out, args.samples)
         starting.load(network, start)
     if settings.sync_batchnorm:
-        processes.share_batchnorm(network, fabric)
+        ranks.share_batchnorm(network, fabric)
     fabric.print(
         f"fold {args.fold}: {len(training)} images to train on, {len(held_out)} held out; "
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"

@@ -9,19 +9,25 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
 
 
-def filled(value: float) -> nn.Sequential:
-    made = network()
+def fill(made: nn.Module, value: float) -> None:
     for tensor in made.state_dict().values():
         tensor.fill_(value)
+
+
+def filled(value: float) -> nn.Sequential:
+    made = network()
+    fill(made, value)
     return made
 
 
 def test_the_average_is_what_its_formula_says() -> None:
-    ema, expected = Ema(filled(0.0), 0.5), 0.0
+    made, expected = filled(0.0), 0.0
+    ema = Ema(made, 0.5)
     for step in range(1, 13):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-        ema.update(filled(step))
+        fill(made, step)
+        ema.update()
     for name, value in ema.network.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, torch.full_like(value, expected), msg=name)
@@ -32,24 +38,29 @@ def test_the_average_is_what_its_formula_says() -> None:
 def test_without_a_decay_it_is_the_network_itself() -> None:
     made = network()
     ema = Ema(made, None)
-    ema.update(made)
+    ema.update()
     assert ema.network is made and ema.state_dict() == {}
     ema.load_state_dict({})
 
 
 def test_the_average_goes_on_from_its_state() -> None:
-    one, other = Ema(filled(0.0), 0.9), Ema(filled(0.0), 0.9)
-    one.update(filled(1.0))
+    made = filled(0.0)
+    one, other = Ema(made, 0.9), Ema(made, 0.9)
+    fill(made, 1.0)
+    one.update()
     other.load_state_dict(one.state_dict())
+    fill(made, 5.0)
     for ema in (one, other):
-        ema.update(filled(5.0))
+        ema.update()
     for name, value in one.network.state_dict().items():
         assert torch.equal(value, other.network.state_dict()[name])
 
 
 def test_the_average_leaves_the_network_alone() -> None:
     made = filled(2.0)
-    Ema(made, 0.9).update(filled(4.0))
+    ema = Ema(made, 0.9)
+    fill(ema.network, 4.0)
+    ema.update()
     assert all((value == 2).all() for value in made.state_dict().values())
 
 

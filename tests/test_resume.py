@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import write_tiny_archives
 from training import Place, same_weights, small_recipe
 
 EPOCHS = 3
@@ -24,8 +25,6 @@ def recipe() -> dict:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import write_tiny_archives
-
     folder = tmp_path_factory.mktemp("raw")
     write_tiny_archives(folder)
     return folder
@@ -95,16 +94,3 @@ def test_asked_to_stop_it_saves(
     assert list(place.work.glob("*/*/last.pt"))
     assert "going on after epoch 0" in place.run()
     same_end(place, whole)
-
-
-def test_a_second_trainer_of_a_fold_is_refused(tmp_path: Path, raw: Path, recipe: dict) -> None:
-    place = Place(tmp_path, raw, recipe)
-    first = place.start()
-    wait_for_checkpoint(place, first)
-    os.kill(first.pid, signal.SIGSTOP)
-    second = place.start()
-    second.join()
-    assert second.exitcode == 1
-    assert "another process is working here" in place.said.read_text()
-    first.kill()
-    first.join()

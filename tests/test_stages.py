@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import (
+    ROOT,
     SLUG,
     TEST_CARS,
     TRAIN_CARS,
@@ -29,6 +30,7 @@ from conftest import (
 from pipeline import files, submission
 
 BIN = Path(sys.executable).parent
+README = (ROOT / "README.md").read_text()
 STAGES = ("download", "split", "train", "validate", "tune", "predict")
 
 
@@ -155,6 +157,26 @@ def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
     plots = finished.run("dvc", "plots", "show", "--json")
     assert plots.returncode == 0 and "thresholds.csv" in plots.stdout, plots.stderr
     assert "fold0-worst" in plots.stdout
+
+
+def test_folds_train_at_once_as_the_readme_says(finished: Project) -> None:
+    line = next(line for line in README.splitlines() if "--wait-for-lock" in line)
+    parallel = line.replace("carvana", "tiny").rpartition(" && ")[0]
+    finished.change("tiny", "train", epochs=2)
+    finished.change("tiny", "runtime", cache="disk")
+    done = finished.run("sh", "-c", parallel)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for fold in (0, 1):
+        history = finished.folder / f"runs/tiny/fold{fold}/history.csv"
+        assert len(history.read_text().splitlines()) == 3
+    # Both are recorded: whatever is left to do comes after them.
+    assert finished.repro("--dry", "train") == []
+    caches = list((finished.folder / "work/tiny").glob("cache-*"))
+    assert len(caches) == 1, "one for both folds"
+    shutil.rmtree(finished.folder / "work/tiny")
+    finished.change("tiny", "train", epochs=1)
+    finished.change("tiny", "runtime", cache="ram")
+    assert finished.repro() == [], "the networks of before are in DVC's cache"
 
 
 def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:

@@ -1,9 +1,11 @@
 """Weights of another recipe's fold, and no leak through them."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_tiny_archives
 from training import Place, small_recipe
 
 from pipeline import model, samples, starting
@@ -16,8 +18,6 @@ SMALLER = {"name": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0, "momentum
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Place]:
     """Two recipes, the second of which starts at another size from the first one's weights."""
-    from conftest import write_tiny_archives
-
     folder = tmp_path_factory.mktemp("starting")
     write_tiny_archives(folder / "raw")
     first = Place(folder, folder / "raw", small_recipe(), "first")
@@ -65,8 +65,6 @@ def test_a_network_that_has_seen_what_is_held_out_is_refused(
     rows = samples.read(second.samples)
     table = tmp_path / "data/other/samples.csv"
     swap = {0: 1, 1: 0, samples.NO_FOLD: samples.NO_FOLD}
-    import dataclasses
-
     samples.write(table, [dataclasses.replace(row, fold=swap[row.fold]) for row in rows])
     first_table = tmp_path / "data/first/samples.csv"
     samples.write(first_table, rows)
@@ -77,8 +75,6 @@ def test_a_network_that_has_seen_what_is_held_out_is_refused(
 def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None:
     path = places[0].runs / "fold0/model.pt"
     theirs = model.load(path)
-    import dataclasses
-
     other = dataclasses.replace(theirs.description, fold=1)
     with pytest.raises(UserError, match="trained without fold 0, expected fold 1"):
         starting.load(model.build(other, "none"), path)

@@ -13,7 +13,7 @@ import torch
 from conftest import by_group, tiny_recipe, write_yaml
 from torch import nn
 
-from pipeline import checkpoint, hardware, model, params, processes, samples, train
+from pipeline import checkpoint, hardware, model, params, ranks, samples, train
 from pipeline.archives import Archives
 from pipeline.augment import Augmentation
 from pipeline.dataset import Decoder, TrainingSet
@@ -91,7 +91,7 @@ def run_as(process: int, port: int, raw: Path, recipe: params.Recipe, folder: Pa
     progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
     if process == 0:
         torch.save(dataclasses.asdict(progress), folder / "progress.pt")
-    processes.end()
+    ranks.end()
 
 
 class Place:
@@ -105,7 +105,7 @@ class Place:
         self.runs = folder / f"runs/{name}"
         self.said = folder / f"said-{name}.txt"
         archives = Archives(raw)
-        samples.write(self.samples, split(carvana.read_entries(archives), archives, 2, seed=0))
+        samples.write(self.samples, split(carvana.read_entries(archives), archives, by_group(2)))
         archives.close()
 
     def arguments(self, fold: int) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from training import Place, convolutions, load, run, run_as, small_recipe
 
-from pipeline import processes, train
+from pipeline import ranks, train
 from pipeline.archives import Archives
 from pipeline.errors import UserError
 
@@ -70,19 +70,19 @@ def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None
 
 def test_what_two_processes_cannot_do_is_refused() -> None:
     two = types.SimpleNamespace(world_size=2, device=torch.device("cpu"))
-    processes.check_share(4, two)
+    ranks.check_share(4, two)
     with pytest.raises(UserError, match="train.batch_size: found batches of 3 for 2 processes"):
-        processes.check_share(3, two)
+        ranks.check_share(3, two)
     with pytest.raises(UserError, match="train.sync_batchnorm: found true with 2 processes on"):
-        processes.share_batchnorm(torch.nn.Identity(), two)
+        ranks.share_batchnorm(torch.nn.Identity(), two)
 
 
 def test_the_first_process_is_known_before_any_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-        assert processes.is_first()
+        assert ranks.is_first()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert not processes.is_first()
+    assert not ranks.is_first()
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("SLURM_PROCID", "2")
-    assert not processes.is_first(), os.environ
+    assert not ranks.is_first(), os.environ
