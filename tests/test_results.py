@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import by_group
 from training import convolutions, load, small_recipe
 
 from pipeline import averages, hardware, results, samples, train
@@ -21,7 +22,7 @@ def test_the_better_of_best_and_mean_is_kept(raw: Path, tmp_path: Path, good: bo
     recipe = load(tmp_path, small_recipe())
     network = convolutions(train._describe(recipe.train, 0))
     archives = Archives(raw)
-    rows = samples.held_out(split(carvana.read_entries(archives), archives, 2, seed=0), 0)
+    rows = samples.held_out(split(carvana.read_entries(archives), archives, by_group(2)), 0)
     fabric = hardware.launch("cpu", "32-true", 1, 1, 1)
     held_out = HeldOut(rows, archives, (32, 64), "area", "none", fabric, 4, 0, pictures=False)
 
