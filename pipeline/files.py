@@ -78,6 +78,20 @@ def move(source: Path, target: Path) -> None:
         os.close(folder)
 
 
+def remove_folders(parent: Path, prefix: str) -> None:
+    """Remove all folders in `parent` whose names begin so, each in one step.
+
+    They are renamed first: what a kill leaves of one is not taken for the whole, and goes
+    with the next call.
+    """
+    for left in parent.glob(f".{glob.escape(prefix)}*{TEMPORARY}"):
+        shutil.rmtree(left)
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
+        doomed = folder.with_name(f".{folder.name}{TEMPORARY}")
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` in one step; see `written_whole`."""
     with written_whole(path) as temporary:

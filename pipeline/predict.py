@@ -8,7 +8,6 @@ its last whole chunk, and several processes share the chunks among them.
 import argparse
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -206,8 +205,7 @@ def main() -> None:
                 "empty_rows": summary.empty_rows, "threshold": threshold,
             }  # fmt: skip
             files.write_text(args.summary, json.dumps(values, indent=2) + "\n")
-            for scratch in args.work.glob("predict*"):
-                shutil.rmtree(scratch)
+            files.remove_folders(args.work, "predict")
             figures.tell(args.out / "submit.csv.gz", values, errors)
 
 

@@ -1,5 +1,3 @@
-import os
-import random
 import signal
 from pathlib import Path
 
@@ -77,29 +75,3 @@ def test_it_is_saved_in_time_and_when_asked_to_stop(tmp_path: Path, fabric: Fabr
     stop.signal = signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
         keeper.save(Progress())
-
-
-def test_the_key_is_all_that_the_weights_depend_on(tmp_path: Path) -> None:
-    rows, raw = tmp_path / "samples.csv", tmp_path / "raw"
-    raw.mkdir()
-    archive = raw / "train.zip"
-    rows.write_text("rows")
-    archive.write_text("archive")
-
-    def key(settings: str = "settings") -> str:
-        return checkpoint.key(settings, [rows], raw)
-
-    first = key()
-    assert first == key()
-    assert first != key("other settings")
-    rows.write_text("other rows")
-    second = key()
-    assert second != first
-    os.utime(archive, ns=(1, random.Random(0).getrandbits(50)))
-    assert key() != second
-
-
-def test_the_key_counts_the_code(tmp_path: Path) -> None:
-    sources = checkpoint._loaded_sources()
-    assert Path(checkpoint.__file__) in sources
-    assert all(path.suffix == ".py" and "pipeline" in path.parts for path in sources)

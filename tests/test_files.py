@@ -93,3 +93,11 @@ def test_a_file_moves_within_and_between_file_systems(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["target"]
     for place in places[1:]:
         place.rmdir()
+
+
+def test_what_a_kill_leaves_of_a_folder_goes_with_the_next(tmp_path: Path) -> None:
+    for name in ("predict", "predict-a1", ".predict-a1.tmp", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    files.remove_folders(tmp_path, "predict")
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
