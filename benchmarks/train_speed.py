@@ -141,6 +141,7 @@ def real_loop(
         progress = train.train(
             network, dataset, held_out, short, runtime, fabric, last, Stop(), journal
         )
+    last.unlink(missing_ok=True)
     row = progress.history[-1]
     return {"speed": row["images_per_second"], "waiting": row["waiting"]}
 
