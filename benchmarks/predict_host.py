@@ -1,6 +1,6 @@
 """CPU time an image of prediction without the network: this project and the classic loop.
 
-    python benchmarks/predict_host.py --raw data/carvana/raw [--count 48] [--repeats 3]
+    python benchmarks/predict_host.py --raw data/carvana/raw [--count 96] [--repeats 3]
 
 Both get the same test images from the same zip and, instead of a network's output, the same
 logits at 1024x1024, made of real masks with edges as soft as a network's. The classic loop is
@@ -35,13 +35,13 @@ from pipeline.gzip_member import PieceFile
 from pipeline.samples import Sample
 
 SIZE, FULL = (1024, 1024), (1280, 1918)  # height, width of the network's input and the images
-BATCH = 16
+BATCH = 4  # small: a ring of buffers is to be used many times over, as in a long run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", type=Path, required=True, help="test.zip and train_masks.zip")
-    parser.add_argument("--count", type=int, default=48, help="images")
+    parser.add_argument("--count", type=int, default=96, help="images")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
