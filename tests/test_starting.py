@@ -78,14 +78,7 @@ def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None
     other = dataclasses.replace(theirs.description, fold=1)
     with pytest.raises(UserError, match="trained without fold 0, expected fold 1"):
         starting.load(model.build(other, "none"), path)
-<<<<<<< HEAD
-    wider = dataclasses.replace(
-        theirs.description,
-        network={**theirs.description.network, "decoder_channels": (32, 8, 8, 8, 8)},
-    )
-=======
     network = {**theirs.description.network, "decoder_channels": (32, 8, 8, 8, 8)}
     wider = dataclasses.replace(theirs.description, network=network)
->>>>>>> work-7
     with pytest.raises(UserError, match="weights that do not fit this network"):
         starting.load(model.build(wider, "none"), path)
