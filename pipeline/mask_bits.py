@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import edge_cells
+from pipeline import edge_cells, parts
 from pipeline.inference import full_resolution
 
 Size = tuple[int, int]
@@ -45,6 +45,16 @@ def on_cpu(probability: NDArray[np.float32], size: Size, threshold: float) -> Wo
             into[-1] = 0
             into.view(np.uint8)[: bits.size] = bits
     return words
+
+
+def largest_parts(words: Words, size: Size) -> Words:
+    """Return masks (B, N) of `size` with the largest connected part of each alone."""
+    kept = np.zeros_like(words)
+    for one, into in zip(words, kept, strict=True):
+        pixels = np.unpackbits(one.view(np.uint8), count=size[0] * size[1], bitorder="little")
+        bits = np.packbits(parts.largest(pixels.reshape(size) > 0), bitorder="little")
+        into.view(np.uint8)[: bits.size] = bits
+    return kept
 
 
 def _pack(probability: Tensor, size: Size, threshold: float) -> Tensor:

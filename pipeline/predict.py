@@ -13,7 +13,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import csv_rows, figures, files, fingerprint, hardware, memory, model, params, samples
+from pipeline import (
+    csv_rows,
+    figures,
+    files,
+    fingerprint,
+    hardware,
+    mask_bits,
+    memory,
+    model,
+    params,
+    samples,
+)
 from pipeline import submission as submissions
 from pipeline.archives import Archives, base_name
 from pipeline.background import ahead
@@ -23,6 +34,7 @@ from pipeline.images import BadImageError
 from pipeline.mask_stream import Masks, masks
 from pipeline.processes import agreed, wait_for_all, while_parent_lives
 from pipeline.samples import Sample
+from pipeline.settings.evaluation import Predict
 from pipeline.waits import Waits
 
 CHUNK = 512  # images, about: a batch more or less; a killed run loses at most so many
@@ -34,8 +46,7 @@ def predict(
     chunks: Chunks,
     numbers: Sequence[int],
     odd: dict[str, str],
-    on_bad_image: str,
-    level: int,
+    settings: Predict,
     advance: Callable[[int], object],
 ) -> None:
     """Write the chunks `numbers` of a submission, as their masks come.
@@ -43,28 +54,26 @@ def predict(
     Args:
         batches: of all images in these chunks, in order; no batch belongs to two chunks.
         odd: what is wrong with images of a wrong size, by sample_id.
-        on_bad_image: `fail`, or `empty` to write an empty mask for a bad image.
-        level: of compression.
         advance: told the number of images after each batch.
 
     Raises:
-        BadImageError: an image is bad and `on_bad_image` is `fail`.
+        BadImageError: an image is bad and `settings.on_bad_image` is `fail`.
     """
     for number in numbers:
         rest = len(chunks.samples([number]))
-        with chunks.written(number, level) as chunk:
+        with chunks.written(number, settings.compression) as chunk:
             while rest:
                 batch = next(batches)
                 rest -= len(batch.rows)
-                _write(chunk, batch, odd, on_bad_image)
+                _write(chunk, batch, odd, settings)
                 advance(len(batch.rows))
 
 
-def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], on_bad_image: str) -> None:
+def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], settings: Predict) -> None:
     errors = [
         odd.get(row.sample_id, error) for row, error in zip(batch.rows, batch.errors, strict=True)
     ]
-    if on_bad_image == "fail" and any(errors):
+    if settings.on_bad_image == "fail" and any(errors):
         first = next(filter(None, errors))
         raise BadImageError(f"{first} (or set predict.on_bad_image to empty)")
     start = 0
@@ -72,11 +81,13 @@ def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], on_bad_image: str) -
         some = range(start, start := start + len(words))
         names = [base_name(batch.rows[i].image) for i in some]
         words[[i - some.start for i in some if errors[i]]] = 0
-        pixels = batch.rows[some.start].height * batch.rows[some.start].width
+        height, width = batch.rows[some.start].size
+        if settings.keep == "largest":
+            words = mask_bits.largest_parts(words, (height, width))
         differs = [0.0 if errors[i] else float(batch.disagreement[i]) for i in some]
         areas = csv_rows.foreground(words).tolist()
         chunk.add(
-            csv_rows.encode(names, words, pixels),
+            csv_rows.encode(names, words, height * width),
             [
                 Told(name, area, f"{share:.6f}", errors[i])
                 for name, area, share, i in zip(names, areas, differs, some, strict=True)
@@ -193,7 +204,7 @@ def main() -> None:
         )
         predict(
             while_parent_lives(waits.each("masks", batches)), chunks, mine,
-            samples.odd_sizes(rows), settings.on_bad_image, settings.compression, bar.update,
+            samples.odd_sizes(rows), settings, bar.update,
         )  # fmt: skip
         bar.close()
         wait_for_all(fabric)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 from conftest import ROOT, jpeg, tiny_image, tiny_mask, tiny_recipe, write_yaml
 
-from pipeline import files, model, rle, samples, submission
+from pipeline import files, model, parts, rle, samples, submission
 from pipeline.samples import Sample
 
 IMAGES = [f"{car:012x}_{view:02d}" for car in range(6) for view in range(1, 5)]
@@ -172,6 +172,23 @@ def test_twenty_kills_change_no_byte_and_repeat_no_chunk(project: Project) -> No
             assert project.figures()["predicted_now"] == len(IMAGES) - CHUNK * len(before)
         assert not list((project.folder / "work").iterdir())
     assert survived, "no kill came after a chunk"
+
+
+def test_the_largest_part_alone_may_be_kept(project: Project) -> None:
+    status, printed, _ = project.run()
+    assert status == 0, printed
+    found = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    project.fresh()
+    project.recipe(predict={"keep": "largest"})
+    status, printed, _ = project.run()
+    assert status == 0, printed
+    kept = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    project.recipe()
+    project.fresh()
+    for name, text in found.items():
+        expected = parts.largest(rle.decode(text, 64, 96))
+        assert kept[name] == rle.encode(expected)
+    assert kept != found, "no mask had more than one part"
 
 
 def refused(outcome: tuple[int, str, float], *said: str) -> None:

@@ -24,7 +24,8 @@ class Tune(Section):
 
 
 class Predict(Section):
-    """What becomes of an image that cannot be read, and how hard to compress."""
+    """What becomes of an image that cannot be read and of a mask's parts; compression."""
 
     on_bad_image: Literal["fail", "empty"]
+    keep: Literal["all", "largest"]  # connected parts of each mask; tune tells what it would add
     compression: Annotated[int, Field(ge=0, le=3)]  # isal level
