@@ -116,10 +116,11 @@ def soft_dice(probability: Tensor, target: Tensor, weight: Tensor | None = None)
     One pixel is added to both halves of the ratio, so that two empty masks score 1 as they
     do in the competition, and the gradient stays finite.
     """
-    overlap, area = probability * target, probability + target
-    if weight is not None:
-        overlap, area = overlap * weight, area * weight
-    return (2 * overlap.sum(dim=(1, 2)) + 1) / (area.sum(dim=(1, 2)) + 1)
+    predicted = probability if weight is None else probability * weight
+    overlap = (predicted * target).sum(dim=(1, 2))
+    true = target if weight is None else target * weight
+    areas = predicted.sum(dim=(1, 2)) + true.sum(dim=(1, 2))
+    return (2 * overlap + 1) / (areas + 1)
 
 
 @torch.no_grad()
