@@ -24,9 +24,11 @@ def find(other: str, fold: int, out: Path, table: Path) -> Path:
             f"dvc repro train@{other}-{fold} first, with {other} among the recipes of params.yaml"
         )
     theirs = samples.read(table.parent.parent / other / table.name)
-    seen = {row.group for row in samples.training(theirs, fold)}
-    held_out = {row.group for row in samples.held_out(samples.read(table), fold)}
-    leaked = sorted(held_out & seen)
+    # By image too: where one of them does not split by group, its groups are single images.
+    seen = {name for row in samples.training(theirs, fold) for name in (row.group, row.sample_id)}
+    rows = samples.held_out(samples.read(table), fold)
+    held_out = {row.group for row in rows}
+    leaked = sorted({row.group for row in rows if seen & {row.group, row.sample_id}})
     if leaked:
         raise UserError(
             f"train.weights.init_from: found {other!r}, whose network of fold {fold} has been "

@@ -67,9 +67,11 @@ def test_a_network_that_has_seen_what_is_held_out_is_refused(
     swap = {0: 1, 1: 0, samples.NO_FOLD: samples.NO_FOLD}
     samples.write(table, [dataclasses.replace(row, fold=swap[row.fold]) for row in rows])
     first_table = tmp_path / "data/first/samples.csv"
-    samples.write(first_table, rows)
-    with pytest.raises(UserError, match="trained on 3 of the 3 groups held out here"):
-        starting.find("first", 0, first.folder / "runs/other/fold0", table)
+    by_image = [dataclasses.replace(row, group=row.sample_id) for row in rows]
+    for theirs in (rows, by_image):
+        samples.write(first_table, theirs)
+        with pytest.raises(UserError, match="trained on 3 of the 3 groups held out here"):
+            starting.find("first", 0, first.folder / "runs/other/fold0", table)
 
 
 def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None:
