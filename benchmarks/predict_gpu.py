@@ -20,16 +20,17 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import hardware, memory, model
+from pipeline import hardware, model
 from pipeline.archives import Archives
-from pipeline.background import ahead
-from pipeline.chunks import Chunks
-from pipeline.decoding import decoded
-from pipeline.inference import forward
-from pipeline.mask_stream import masks
 from pipeline.predict import AHEAD, CHUNK, predict
+from pipeline.prediction import memory
+from pipeline.prediction.background import ahead
+from pipeline.prediction.chunks import Chunks
+from pipeline.prediction.decoding import decoded
+from pipeline.prediction.inference import forward
+from pipeline.prediction.mask_stream import masks
+from pipeline.prediction.waits import Waits
 from pipeline.samples import Sample
-from pipeline.waits import Waits
 
 FULL = (1280, 1918)  # height, width of Carvana's images
 

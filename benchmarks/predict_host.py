@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline import csv_rows, mask_bits, memory
 from pipeline.archives import Archives, base_name
-from pipeline.decoding import decoded
-from pipeline.gzip_member import PieceFile
+from pipeline.prediction import csv_rows, mask_bits, memory
+from pipeline.prediction.decoding import decoded
+from pipeline.prediction.gzip_member import PieceFile
 from pipeline.samples import Sample
 
 SIZE, FULL = (1024, 1024), (1280, 1918)  # height, width of the network's input and the images

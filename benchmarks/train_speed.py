@@ -13,17 +13,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import averages, cache, hardware, model, optimisers, params, samples, train
+from pipeline import hardware, model, params, samples, train
 from pipeline.archives import Archives
-from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, TrainingSet
 from pipeline.images import decode_image, decode_mask
-from pipeline.interrupt import Stop
-from pipeline.journal import Journal
-from pipeline.loss import bce_dice
 from pipeline.samples import Sample
-from pipeline.scoring import HeldOut
 from pipeline.settings.training import Train
+from pipeline.training import averages, cache, optimisers
+from pipeline.training.augment import Augmentation
+from pipeline.training.dataset import Decoder, TrainingSet
+from pipeline.training.interrupt import Stop
+from pipeline.training.journal import Journal
+from pipeline.training.loss import bce_dice
+from pipeline.training.scoring import HeldOut
 
 WARM_UP = 5  # steps before the clock starts
 

@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 import rle as masks_of  # benchmarks/rle.py, for its masks
 
-from pipeline import dice, measures, params, parts, rle, runs, samples, sanity, tune
-from pipeline.measures import Measures
+from pipeline import dice, params, rle, samples, tune
+from pipeline.evaluation import measures, parts, runs, sanity
+from pipeline.evaluation.measures import Measures
+from pipeline.evaluation.sanity import Note
 from pipeline.samples import Sample
-from pipeline.sanity import Note
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 LOOPED = np.arange(0, 256, 256 / 100)  # 100 thresholds, as levels

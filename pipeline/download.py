@@ -19,12 +19,13 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline import disk, kaggle_site, params, receipts, transfer
+from pipeline import disk, params
 from pipeline.errors import UserError, command
 from pipeline.files import only_process, write_text
-from pipeline.patience import Patience
-from pipeline.remote import Offer
 from pipeline.settings.data import Competition, Dataset, Synthetic
+from pipeline.web import kaggle_site, receipts, transfer
+from pipeline.web.patience import Patience
+from pipeline.web.remote import Offer
 
 _DATA = "PIPELINE_DATA"
 

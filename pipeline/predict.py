@@ -13,29 +13,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import (
-    csv_rows,
-    figures,
-    files,
-    fingerprint,
-    hardware,
-    mask_bits,
-    memory,
-    model,
-    params,
-    samples,
-)
+from pipeline import files, fingerprint, hardware, model, params, samples
 from pipeline import submission as submissions
 from pipeline.archives import Archives, base_name
-from pipeline.background import ahead
-from pipeline.chunks import TABLE_HEADER, Chunk, Chunks, Told
 from pipeline.errors import UserError, command
 from pipeline.images import BadImageError
-from pipeline.mask_stream import Masks, masks
-from pipeline.processes import agreed, wait_for_all, while_parent_lives
+from pipeline.prediction import csv_rows, figures, mask_bits, memory
+from pipeline.prediction.background import ahead
+from pipeline.prediction.chunks import TABLE_HEADER, Chunk, Chunks, Told
+from pipeline.prediction.mask_stream import Masks, masks
+from pipeline.prediction.processes import agreed, wait_for_all, while_parent_lives
+from pipeline.prediction.waits import Waits
 from pipeline.samples import Sample
 from pipeline.settings.evaluation import Predict
-from pipeline.waits import Waits
 
 CHUNK = 512  # images, about: a batch more or less; a killed run loses at most so many
 AHEAD = 2  # batches of masks that wait for the writer

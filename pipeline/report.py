@@ -17,27 +17,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pipeline import (
-    charts,
-    computer,
-    files,
-    gallery,
-    measures,
-    page,
-    params,
-    rle,
-    samples,
-    sanity,
-    submission,
-    workspace,
-)  # fmt: skip
+from pipeline import files, params, rle, samples, submission, workspace
 from pipeline.archives import Archives, base_name
 from pipeline.errors import UserError, command
-from pipeline.gallery import Layers, Picture
+from pipeline.evaluation import charts, computer, gallery, measures, page, sanity
+from pipeline.evaluation.gallery import Layers, Picture
+from pipeline.evaluation.overlay import encode_webp, outline
+from pipeline.evaluation.sanity import Finding
 from pipeline.images import decode_image
-from pipeline.overlay import encode_webp, outline
 from pipeline.samples import Sample
-from pipeline.sanity import Finding
 
 _WORST, _RANDOM = 76, 24  # out-of-fold images on the page: at most 100
 _FINDINGS = 24  # of the submission's images, shown with pictures

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import rle, runs, submission, truth
+from pipeline import rle, submission
 from pipeline.errors import UserError, command
+from pipeline.evaluation import runs, truth
+from pipeline.evaluation.truth import Mask
 from pipeline.files import write_text
-from pipeline.truth import Mask
 
 _AT_ONCE = 512  # rows in memory
 
@@ -31,7 +32,7 @@ def score(
     Args:
         path: the submission's, for messages.
         rows: (image name, run-length text).
-        masks: by name without ending, as `pipeline.truth.read` finds them.
+        masks: by name without ending, as `pipeline.evaluation.truth.read` finds them.
         partial: whether there may be masks of images that have no row.
 
     Raises:

@@ -15,13 +15,14 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline import delivery, kaggle_site, ledger, params, samples, submission, workspace
+from pipeline import ledger, params, samples, submission, workspace
 from pipeline.archives import base_name
 from pipeline.errors import UserError, command
 from pipeline.files import only_process
 from pipeline.ledger import Row
-from pipeline.patience import Patience
 from pipeline.settings.data import Competition
+from pipeline.web import delivery, kaggle_site
+from pipeline.web.patience import Patience
 
 LEDGER = Path("submissions/ledger.csv")
 

@@ -17,35 +17,30 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
 from torch.utils.data import DataLoader
 
-from pipeline import (
+from pipeline import files, fingerprint, hardware, model, params, samples
+from pipeline.archives import Archives
+from pipeline.errors import UserError, command
+from pipeline.samples import Sample
+from pipeline.settings.runtime import Runtime
+from pipeline.settings.training import Train
+from pipeline.training import (
     averages,
     cache,
     checkpoint,
-    files,
-    fingerprint,
-    hardware,
     interrupt,
-    model,
     optimisers,
-    params,
     ranks,
     results,
-    samples,
     schedules,
     starting,
 )
-from pipeline.archives import Archives
-from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
-from pipeline.errors import UserError, command
-from pipeline.interrupt import Stop
-from pipeline.journal import Bar, Journal
-from pipeline.loss import entropy_dice, shares
-from pipeline.meter import Losses, Stopwatch, measured
-from pipeline.samples import Sample
-from pipeline.scoring import HeldOut
-from pipeline.settings.runtime import Runtime
-from pipeline.settings.training import Train
+from pipeline.training.augment import Augmentation
+from pipeline.training.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
+from pipeline.training.interrupt import Stop
+from pipeline.training.journal import Bar, Journal
+from pipeline.training.loss import entropy_dice, shares
+from pipeline.training.meter import Losses, Stopwatch, measured
+from pipeline.training.scoring import HeldOut
 
 
 def train(

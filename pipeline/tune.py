@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline import breakdown, files, measures, params, samples
+from pipeline import files, params, samples
 from pipeline.dice import HALF, best_threshold, dice_by_threshold, interval, resample_groups
 from pipeline.errors import UserError, command
-from pipeline.measures import Measures
+from pipeline.evaluation import breakdown, measures
+from pipeline.evaluation.measures import Measures
 from pipeline.samples import Sample
 
 CONFIDENCE = 0.95

@@ -9,16 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pipeline import files, gallery, hardware, measures, model, params, rle, runs, samples
+from pipeline import files, hardware, model, params, rle, samples
 from pipeline.archives import Archives, base_name
 from pipeline.dice import HALF, count_levels, levels
 from pipeline.errors import UserError, command
-from pipeline.gallery import Kind
+from pipeline.evaluation import gallery, measures, runs
+from pipeline.evaluation.gallery import Kind
+from pipeline.evaluation.measures import Measures
+from pipeline.evaluation.overlay import encode_jpeg
 from pipeline.images import decode_image, decode_mask
-from pipeline.inference import Prediction, full_resolution
-from pipeline.inference import stream as stream_predictions
-from pipeline.measures import Measures
-from pipeline.overlay import encode_jpeg
+from pipeline.prediction.inference import Prediction, full_resolution
+from pipeline.prediction.inference import stream as stream_predictions
 from pipeline.samples import Sample
 
 

@@ -13,7 +13,8 @@ import time
 import numpy as np
 import torch
 
-from pipeline import csv_rows, edge_cells, predict, rle
+from pipeline import predict, rle
+from pipeline.prediction import csv_rows, edge_cells
 
 
 def child(order: dict) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 from conftest import tiny_image, tiny_mask
 
-from pipeline.augment import Augmentation
+from pipeline.training.augment import Augmentation
 
 MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)

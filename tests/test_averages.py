@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from pipeline import averages
-from pipeline.averages import Ema
+from pipeline.training import averages
+from pipeline.training.averages import Ema
 
 
 def network() -> nn.Sequential:

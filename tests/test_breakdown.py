@@ -1,4 +1,4 @@
-from pipeline import breakdown
+from pipeline.evaluation import breakdown
 from pipeline.samples import Entry
 
 

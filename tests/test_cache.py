@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import by_group
 
-from pipeline import cache
 from pipeline.archives import Archives
-from pipeline.dataset import Decoder
 from pipeline.errors import UserError
 from pipeline.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split
+from pipeline.training import cache
+from pipeline.training.dataset import Decoder
 
 SIZE = (32, 64)
 

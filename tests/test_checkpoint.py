@@ -5,9 +5,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import checkpoint, hardware
-from pipeline.checkpoint import Keeper, Progress
-from pipeline.interrupt import Stop
+from pipeline import hardware
+from pipeline.training import checkpoint
+from pipeline.training.checkpoint import Keeper, Progress
+from pipeline.training.interrupt import Stop
 
 
 @pytest.fixture

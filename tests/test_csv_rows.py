@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import csv_rows, rle
+from pipeline import rle
+from pipeline.prediction import csv_rows
 
 
 def words_of(masks: np.ndarray) -> np.ndarray:

@@ -6,20 +6,21 @@ import pytest
 import torch
 from conftest import by_group, classes_of, write_tiny_pets
 
-from pipeline import cache, hardware
+from pipeline import hardware
 from pipeline.archives import Archives
-from pipeline.augment import Augmentation
-from pipeline.dataset import (
+from pipeline.images import soft_target
+from pipeline.samples import Sample
+from pipeline.sources import carvana, oxford_pets
+from pipeline.split import split
+from pipeline.training import cache
+from pipeline.training.augment import Augmentation
+from pipeline.training.dataset import (
     Decoder,
     Shuffle,
     TrainingSet,
     load_batches,
     prefer_foreground,
 )
-from pipeline.images import soft_target
-from pipeline.samples import Sample
-from pipeline.sources import carvana, oxford_pets
-from pipeline.split import split
 
 SIZE = (32, 64)
 

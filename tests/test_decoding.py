@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.archives import Archives
-from pipeline.background import ahead
-from pipeline.decoding import HELD, decoded
 from pipeline.images import decode_image, resize_image
+from pipeline.prediction.background import ahead
+from pipeline.prediction.decoding import HELD, decoded
 from pipeline.samples import Sample, odd_sizes
 from pipeline.sources import carvana
 from pipeline.split import split

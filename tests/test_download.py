@@ -30,12 +30,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
 
-from pipeline import crc32c, disk, kaggle_site, params, receipts, transfer
+from pipeline import disk, params
 from pipeline.download import download
 from pipeline.errors import UserError
-from pipeline.patience import Patience
 from pipeline.settings.data import Competition, Dataset, Synthetic
 from pipeline.sources import sample_cars
+from pipeline.web import crc32c, kaggle_site, receipts, transfer
+from pipeline.web.patience import Patience
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions", COMPETITION)
@@ -291,8 +292,8 @@ def test_the_client_itself_accepts_what_is_refused_here(
     server: KaggleServer, tmp_path: Path
 ) -> None:
     """The faults are real: the client's own download calls each of these a success."""
-    from pipeline import kaggle_client
-    from pipeline.patience import PatientAdapter
+    from pipeline.web import kaggle_client
+    from pipeline.web.patience import PatientAdapter
 
     api = kaggle_client.api(PatientAdapter(QUICK))
     kaggle_client.sign_in(api)

@@ -50,11 +50,12 @@ def closure(path: Path) -> set[Path]:
 def expected_deps(stage: str) -> set[str]:
     files = {str(path.relative_to(ROOT)) for path in closure(ROOT / f"pipeline/{stage}.py")}
     if any('"templates"' in (ROOT / file).read_text() for file in files):
-        files.add("pipeline/templates")
+        files.add("pipeline/evaluation/templates")
     for package in PACKAGES:
+        folder = str(package.relative_to(ROOT))
         inside = {str(path.relative_to(ROOT)) for path in package.glob("[!_]*.py")}
         if inside <= files:  # all of its modules: named as a folder
-            files = files - inside | {str(package.relative_to(ROOT))}
+            files = {file for file in files if not file.startswith(f"{folder}/")} | {folder}
     return files
 
 
@@ -165,6 +166,7 @@ def test_matplotlib_stays_out_of_what_draws_nothing() -> None:
 
 def test_templates_are_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = settings["tool"]["setuptools"]["package-data"]["pipeline"]
-    listed = {path for pattern in patterns for path in (ROOT / "pipeline").glob(pattern)}
-    assert listed == set((ROOT / "pipeline/templates").iterdir())
+    folder = ROOT / "pipeline/evaluation"
+    patterns = settings["tool"]["setuptools"]["package-data"]["pipeline.evaluation"]
+    listed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert listed == set((folder / "templates").iterdir())

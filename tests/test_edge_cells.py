@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import dice, edge_cells, mask_bits
-from pipeline.inference import full_resolution
+from pipeline import dice
+from pipeline.prediction import edge_cells, mask_bits
+from pipeline.prediction.inference import full_resolution
 
 sides = st.integers(1, 90)
 

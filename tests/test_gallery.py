@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import gallery
 from pipeline.errors import UserError
+from pipeline.evaluation import gallery
 
 
 def drawn(name: str = "car_01") -> gallery.Picture:

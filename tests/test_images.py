@@ -15,7 +15,7 @@ from pipeline.images import (
     resize_image,
     soft_target,
 )
-from pipeline.inference import full_resolution
+from pipeline.prediction.inference import full_resolution
 
 MASK = tiny_mask(1)
 IMAGE = tiny_image(MASK, 1)

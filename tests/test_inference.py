@@ -9,9 +9,9 @@ from conftest import by_group
 from lightning_fabric import Fabric
 
 from pipeline.archives import Archives
-from pipeline.decoding import decoded
 from pipeline.images import decode_image
-from pipeline.inference import forward, full_resolution, stream
+from pipeline.prediction.decoding import decoded
+from pipeline.prediction.inference import forward, full_resolution, stream
 from pipeline.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split

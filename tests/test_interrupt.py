@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from pipeline import interrupt
+from pipeline.training import interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

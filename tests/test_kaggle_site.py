@@ -12,9 +12,9 @@ import requests
 import yaml
 from kaggle_server import COMPETITION, TOKEN, Blob, KaggleServer, zipped
 
-from pipeline import kaggle_errors, kaggle_site
 from pipeline.errors import UserError
-from pipeline.patience import Patience, PatientAdapter
+from pipeline.web import kaggle_errors, kaggle_site
+from pipeline.web.patience import Patience, PatientAdapter
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=0.5)
@@ -145,9 +145,9 @@ def test_the_client_is_imported_late_quietly_and_offline(
 import sys
 from pipeline import download, submit
 from pipeline.errors import UserError
-from pipeline.patience import Patience, PatientAdapter
+from pipeline.web.patience import Patience, PatientAdapter
 assert not any(name.split(".")[0].startswith("kaggle") for name in sys.modules)
-from pipeline import kaggle_client
+from pipeline.web import kaggle_client
 kaggle_client.api(PatientAdapter(Patience()))
 assert "kaggle" in sys.modules
 assert not sys.stdin.closed and sys.stdin.read() == "typed"

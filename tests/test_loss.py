@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from pipeline import loss
-from pipeline.loss import Terms, near_boundary, soft_dice
+from pipeline.training import loss
+from pipeline.training.loss import Terms, near_boundary, soft_dice
 
 
 def bce_dice(

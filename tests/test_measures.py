@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import measures, runs
 from pipeline.dice import count_levels, dice
+from pipeline.evaluation import measures, runs
 
 
 def test_an_image_is_measured_at_half(tmp_path: Path) -> None:

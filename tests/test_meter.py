@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loss import Terms
-from pipeline.meter import Losses, Stopwatch
+from pipeline.training.loss import Terms
+from pipeline.training.meter import Losses, Stopwatch
 
 CPU = torch.device("cpu")
 

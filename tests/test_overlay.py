@@ -1,7 +1,6 @@
 import numpy as np
 
-from pipeline.images import decode_image
-from pipeline.overlay import (
+from pipeline.evaluation.overlay import (
     FALSE_POSITIVE,
     HIT,
     MISSED,
@@ -11,6 +10,7 @@ from pipeline.overlay import (
     shrink,
     worst_window,
 )
+from pipeline.images import decode_image
 
 
 def test_each_kind_of_pixel_has_its_colour() -> None:

@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pytest
 from conftest import ROOT, jpeg, tiny_image, tiny_mask, tiny_recipe, write_yaml
 
-from pipeline import files, model, parts, rle, samples, submission
+from pipeline import files, model, rle, samples, submission
+from pipeline.evaluation import parts
 from pipeline.samples import Sample
 
 IMAGES = [f"{car:012x}_{view:02d}" for car in range(6) for view in range(1, 5)]

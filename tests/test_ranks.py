@@ -13,9 +13,10 @@ import torch
 from conftest import ROOT
 from training import Place, convolutions, load, run, run_as, small_recipe
 
-from pipeline import ranks, train
+from pipeline import train
 from pipeline.archives import Archives
 from pipeline.errors import UserError
+from pipeline.training import ranks
 
 
 def free_port() -> int:

@@ -124,7 +124,7 @@ def test_the_map_names_every_module() -> None:
 
 def test_every_recipe_is_in_the_table() -> None:
     for path in (ROOT / "recipes").glob("*.yaml"):
-        assert re.search(rf"^\| `{path.stem}` \|", README, re.M), path.stem
+        assert re.search(rf"^\|[^|]*`{path.stem}`[^|]*\|", README, re.M), path.stem
 
 
 def test_links_to_files_lead_somewhere() -> None:

@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 from pipeline import model, params
-from pipeline.augment import Augmentation
 from pipeline.train import _describe
+from pipeline.training.augment import Augmentation
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAMETERS = {

@@ -17,9 +17,10 @@ from conftest import ROOT, TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from pipeline import gallery, measures, report, rle, samples, tune
+from pipeline import report, rle, samples, tune
 from pipeline.dice import count_levels
-from pipeline.measures import Measures
+from pipeline.evaluation import gallery, measures
+from pipeline.evaluation.measures import Measures
 from pipeline.samples import Entry, Sample
 from pipeline.sources import sample_cars
 

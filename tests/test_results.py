@@ -7,13 +7,14 @@ import torch
 from conftest import by_group
 from training import convolutions, load, small_recipe
 
-from pipeline import averages, hardware, results, samples, train
+from pipeline import hardware, samples, train
 from pipeline.archives import Archives
-from pipeline.checkpoint import Progress
-from pipeline.interrupt import Stop
-from pipeline.scoring import HeldOut
 from pipeline.sources import carvana
 from pipeline.split import split
+from pipeline.training import averages, results
+from pipeline.training.checkpoint import Progress
+from pipeline.training.interrupt import Stop
+from pipeline.training.scoring import HeldOut
 
 
 @pytest.mark.parametrize("good", [True, False])

@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline import rle, runs
+from pipeline import rle
 from pipeline.dice import dice
+from pipeline.evaluation import runs
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 70)).flatmap(
     lambda shape: st.tuples(*2 * [arrays.arrays(np.bool_, shape)])

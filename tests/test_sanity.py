@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import rle, sanity
+from pipeline import rle
 from pipeline.errors import UserError
+from pipeline.evaluation import sanity
+from pipeline.evaluation.sanity import Note
 from pipeline.samples import NO_FOLD, Sample
-from pipeline.sanity import Note
 
 HEIGHT, WIDTH = 100, 100
 

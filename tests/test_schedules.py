@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.optim import SGD, Adam
 
-from pipeline import optimisers, schedules
-from pipeline.schedules import cosine
+from pipeline.training import optimisers, schedules
+from pipeline.training.schedules import cosine
 
 
 def parameter() -> torch.nn.Parameter:

@@ -27,7 +27,8 @@ from conftest import (
     write_yaml,
 )
 
-from pipeline import files, gallery, measures, submission
+from pipeline import files, submission
+from pipeline.evaluation import gallery, measures
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text()

@@ -8,8 +8,9 @@ import torch
 from conftest import write_tiny_archives
 from training import Place, small_recipe
 
-from pipeline import model, samples, starting
+from pipeline import model, samples
 from pipeline.errors import UserError
+from pipeline.training import starting
 
 SMALLER = {"name": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0, "momentum": 0.0,
            "nesterov": False}  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import submission
 from pipeline.errors import UserError
-from pipeline.gzip_member import Member
+from pipeline.prediction.gzip_member import Member
 
 ROWS = [("a_01.jpg", "1 3 10 2"), ("a_02.jpg", ""), ("b_01.jpg", "6 1"), ("b_02.jpg", "1 12")]
 SIZES = {name: (3, 4) for name, _ in ROWS}

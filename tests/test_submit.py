@@ -17,11 +17,12 @@ import pytest
 import yaml
 from kaggle_server import COMPETITION, KaggleServer
 
-from pipeline import kaggle_site, ledger, samples, submit
+from pipeline import ledger, samples, submit
 from pipeline.errors import UserError
 from pipeline.files import only_process
-from pipeline.patience import Patience
-from pipeline.upload import upload
+from pipeline.web import kaggle_site
+from pipeline.web.patience import Patience
+from pipeline.web.upload import upload
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(
@@ -331,8 +332,8 @@ def test_memory_stays_flat(server: KaggleServer, project: Path) -> None:
     code = f"""
 import resource, sys
 from pathlib import Path
-from pipeline import kaggle_site, upload
-from pipeline.patience import Patience
+from pipeline.web import kaggle_site, upload
+from pipeline.web.patience import Patience
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
 with kaggle_site.connect(Patience()) as account:
     before = peak()

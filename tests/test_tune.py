@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import measures, samples, tune
+from pipeline import samples, tune
 from pipeline.dice import count_levels, dice, levels
 from pipeline.errors import UserError
-from pipeline.measures import Measures
+from pipeline.evaluation import measures
+from pipeline.evaluation.measures import Measures
 from pipeline.samples import Sample
 
 NO_PARTS = np.zeros(24)  # of images in `rows`

@@ -13,16 +13,17 @@ import torch
 from conftest import by_group, tiny_recipe, write_yaml
 from torch import nn
 
-from pipeline import checkpoint, hardware, model, params, ranks, samples, train
+from pipeline import hardware, model, params, samples, train
 from pipeline.archives import Archives
-from pipeline.augment import Augmentation
-from pipeline.dataset import Decoder, TrainingSet
-from pipeline.interrupt import Stop
-from pipeline.journal import Journal
 from pipeline.samples import Sample
-from pipeline.scoring import HeldOut
 from pipeline.sources import carvana
 from pipeline.split import split
+from pipeline.training import checkpoint, ranks
+from pipeline.training.augment import Augmentation
+from pipeline.training.dataset import Decoder, TrainingSet
+from pipeline.training.interrupt import Stop
+from pipeline.training.journal import Journal
+from pipeline.training.scoring import HeldOut
 
 CLOCK = {"images_per_second", "waiting", "gpu_memory_gb"}  # columns that no two runs share
 SMALL = {"encoder": "tu-test_resnet", "decoder_channels": [16, 8, 8, 8, 8]}  # 0.4 M parameters

@@ -5,11 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import averages, files, model, ranks
-from pipeline.averages import State
-from pipeline.checkpoint import Progress
-from pipeline.interrupt import Stop
-from pipeline.scoring import HeldOut
+from pipeline import files, model
+from pipeline.training import averages, ranks
+from pipeline.training.averages import State
+from pipeline.training.checkpoint import Progress
+from pipeline.training.interrupt import Stop
+from pipeline.training.scoring import HeldOut
 
 
 def write(

@@ -12,16 +12,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline import ranks
 from pipeline.archives import Archives
-from pipeline.dataset import Resize
 from pipeline.dice import HALF, dice
 from pipeline.errors import UserError
+from pipeline.evaluation.overlay import overlay
 from pipeline.images import Size, decode_image, decode_mask
-from pipeline.inference import Prediction, Tta, full_resolution, stream
-from pipeline.interrupt import Stop
-from pipeline.overlay import overlay
+from pipeline.prediction.inference import Prediction, Tta, full_resolution, stream
 from pipeline.samples import Sample
+from pipeline.training import ranks
+from pipeline.training.dataset import Resize
+from pipeline.training.interrupt import Stop
 
 UInt8 = npt.NDArray[np.uint8]
 SHOWN = 4  # pictures, the same after every epoch

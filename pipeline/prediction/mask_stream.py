@@ -10,13 +10,13 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline import mask_bits
 from pipeline.archives import Archives
-from pipeline.decoding import Batch, Resize, decoded
 from pipeline.images import Size
-from pipeline.inference import Tta, forward
+from pipeline.prediction import mask_bits
+from pipeline.prediction.decoding import Batch, Resize, decoded
+from pipeline.prediction.inference import Tta, forward
+from pipeline.prediction.waits import Waits
 from pipeline.samples import Sample
-from pipeline.waits import Waits
 
 Words = NDArray[np.uint64]
 

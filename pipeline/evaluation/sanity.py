@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline import breakdown, parts, runs
 from pipeline.archives import base_name
 from pipeline.errors import UserError
+from pipeline.evaluation import breakdown, parts, runs
 from pipeline.files import written_whole
 from pipeline.samples import Sample
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from pipeline import memory
-from pipeline.waits import Waits
+from pipeline.prediction import memory
+from pipeline.prediction.waits import Waits
 
 
 def measure(waits: Waits, images: int, workers: int) -> dict[str, Any]:

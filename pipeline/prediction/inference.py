@@ -12,8 +12,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.archives import Archives
-from pipeline.decoding import Batch, Resize, decoded
 from pipeline.images import Size
+from pipeline.prediction.decoding import Batch, Resize, decoded
 from pipeline.samples import Sample
 
 Float32 = npt.NDArray[np.float32]

@@ -192,7 +192,7 @@ def _base64_md5(path: Path) -> str:
 
 
 def _base64_crc32c(path: Path) -> str:
-    from pipeline import crc32c  # numba: only when a server sends nothing better
+    from pipeline.web import crc32c  # numba: only when a server sends nothing better
 
     value = 0
     with path.open("rb") as stream:

@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.archives import Archives
-from pipeline.augment import Augmentation
 from pipeline.images import Size, decode_image, decode_mask, resize_image, soft_target
 from pipeline.samples import Sample
+from pipeline.training.augment import Augmentation
 
 UInt8 = npt.NDArray[np.uint8]
 Resize = Literal["linear", "area"]

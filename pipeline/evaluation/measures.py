@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import parts, runs
 from pipeline.dice import HALF, dice_by_threshold
 from pipeline.errors import UserError
+from pipeline.evaluation import parts, runs
+from pipeline.evaluation.runs import Runs
 from pipeline.files import written_whole
-from pipeline.runs import Runs
 
 # Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
 UNCERTAIN = slice(13, 243)

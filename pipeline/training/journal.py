@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from pipeline import hardware
-from pipeline.dataset import Shuffle
 from pipeline.errors import UserError
+from pipeline.training.dataset import Shuffle
 
 UInt8 = npt.NDArray[np.uint8]
 

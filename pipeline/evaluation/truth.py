@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline import rle, runs
+from pipeline import rle
 from pipeline.archives import Archives, base_name
 from pipeline.errors import UserError
+from pipeline.evaluation import runs
+from pipeline.evaluation.runs import Runs
 from pipeline.images import BadImageError, Size
-from pipeline.runs import Runs
 from pipeline.submission import read_rows
 
 ENDINGS = frozenset({".gif", ".png", ".bmp", ".tif", ".tiff"})  # of files without loss

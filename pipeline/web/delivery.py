@@ -5,11 +5,12 @@ import datetime
 import time
 from pathlib import Path
 
-from pipeline import kaggle_site, ledger
+from pipeline import ledger
 from pipeline.errors import UserError
 from pipeline.ledger import Row
-from pipeline.patience import Patience
-from pipeline.upload import upload
+from pipeline.web import kaggle_site
+from pipeline.web.patience import Patience
+from pipeline.web.upload import upload
 
 # Seconds from the request on in which an unconfirmed submission may still show up in the list.
 # Kaggle names no bound; a list normally knows within seconds, so ten minutes are ample. Too

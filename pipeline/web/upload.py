@@ -19,8 +19,8 @@ from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from pipeline.errors import UserError
-from pipeline.kaggle_site import Account
-from pipeline.patience import Patience, PatientAdapter
+from pipeline.web.kaggle_site import Account
+from pipeline.web.patience import Patience, PatientAdapter
 
 _DONE = (200, 201)
 _PASSING = (308, 408, 429)  # and every 5xx: ask how far it came, go on from there

@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
-from pipeline import receipts
 from pipeline.errors import UserError
 from pipeline.files import write_text
+from pipeline.web import receipts
 
 
 class Interrupted(Exception):

@@ -10,8 +10,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import runs
-from pipeline.runs import Runs
+from pipeline.evaluation import runs
+from pipeline.evaluation.runs import Runs
 
 
 @dataclasses.dataclass(frozen=True)

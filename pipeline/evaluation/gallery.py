@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.files import written_whole
-from pipeline.overlay import (
+from pipeline.evaluation.overlay import (
     FALSE_POSITIVE,
     HIT,
     IS_FALSE,
@@ -33,6 +32,7 @@ from pipeline.overlay import (
     shrink,
     worst_window,
 )
+from pipeline.files import written_whole
 
 Kind = Literal["worst", "random"]
 

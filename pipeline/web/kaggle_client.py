@@ -13,9 +13,9 @@ from typing import Any
 
 import requests
 
-from pipeline import kaggle_errors
 from pipeline.errors import UserError
-from pipeline.patience import PatientAdapter
+from pipeline.web import kaggle_errors
+from pipeline.web.patience import PatientAdapter
 
 
 def api(adapter: PatientAdapter) -> Any:

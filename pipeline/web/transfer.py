@@ -15,10 +15,11 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from pipeline import disk, receipts
+from pipeline import disk
 from pipeline.errors import UserError
-from pipeline.patience import Patience
-from pipeline.remote import (
+from pipeline.web import receipts
+from pipeline.web.patience import Patience
+from pipeline.web.remote import (
     Interrupted,
     Offer,
     Remote,

@@ -8,9 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from pipeline import hardware, ranks
+from pipeline import hardware
 from pipeline.errors import UserError
-from pipeline.loss import Terms
+from pipeline.training import ranks
+from pipeline.training.loss import Terms
 
 WINDOW = 20  # batches between two looks at a GPU: each makes the host wait for it
 

@@ -1,7 +1,7 @@
 """What the project asks of Kaggle, through Kaggle's own client.
 
 Failures become a user's words. What the client itself does with files is not used: see
-`pipeline.transfer` and `pipeline.upload`.
+`pipeline.web.transfer` and `pipeline.web.upload`.
 
 The calls made here are the same in kaggle 2.2.4 and 2.2.5.
 """
@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import requests
 
-from pipeline import kaggle_client, kaggle_errors
 from pipeline.errors import UserError
-from pipeline.patience import Patience, PatientAdapter
-from pipeline.remote import Interrupted, Offer, Spoilt
+from pipeline.web import kaggle_client, kaggle_errors
+from pipeline.web.patience import Patience, PatientAdapter
+from pipeline.web.remote import Interrupted, Offer, Spoilt
 
 _SITE = "https://www.kaggle.com"
 _PAGE = 100  # files or submissions a request; the service allows 200

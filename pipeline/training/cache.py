@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pipeline import disk
-from pipeline.dataset import Decoder, Pictures
+from pipeline.training.dataset import Decoder, Pictures
 
 UInt8 = npt.NDArray[np.uint8]
 NAMES = ("images.npy", "targets.npy")
@@ -80,8 +80,8 @@ def key(decoder: Decoder) -> str:
     digest = hashlib.sha256(f"{decoder.size} {decoder.resize} {np.__version__}".encode())
     for row in decoder.rows:
         digest.update(str(dataclasses.astuple(row)).encode())
-    for name in ("archives.py", "dataset.py", "images.py"):
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for name in ("archives.py", "images.py", "training/dataset.py"):
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
     for path in sorted(decoder.archives.folder.iterdir()):
         status = path.stat()
         digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())

@@ -9,11 +9,11 @@ from typing import Any, Literal, NoReturn
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import ranks
-from pipeline.averages import State
 from pipeline.files import written_whole
-from pipeline.interrupt import Stop
-from pipeline.meter import WINDOW
+from pipeline.training import ranks
+from pipeline.training.averages import State
+from pipeline.training.interrupt import Stop
+from pipeline.training.meter import WINDOW
 
 
 @dataclasses.dataclass

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import edge_cells, parts
-from pipeline.inference import full_resolution
+from pipeline.evaluation import parts
+from pipeline.prediction import edge_cells
+from pipeline.prediction.inference import full_resolution
 
 Size = tuple[int, int]
 Words = NDArray[np.uint64]

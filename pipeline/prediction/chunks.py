@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import files
-from pipeline.gzip_member import Member, PieceFile
+from pipeline.prediction.gzip_member import Member, PieceFile
 from pipeline.samples import Sample
 from pipeline.submission import HEADER
 

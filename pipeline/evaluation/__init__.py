@@ -1,0 +1,1 @@
+"""What out-of-fold predictions and a submission are measured by, and shown with."""

@@ -1,0 +1,1 @@
+"""From test images to rows of a submission: parts of stage `predict`."""

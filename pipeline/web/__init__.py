@@ -1,0 +1,1 @@
+"""Kaggle, and whatever else goes over the network."""
