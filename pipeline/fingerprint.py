@@ -20,10 +20,14 @@ def key(settings: str, files: Iterable[Path], archives: Path) -> str:
     for path in [*files, *_loaded_sources()]:
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    for path in sorted(archives.iterdir()):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    digest.update(state_of(archives).encode())
     return digest.hexdigest()[:12]
+
+
+def state_of(archives: Path) -> str:
+    """What tells a folder of archives from another unread: names, sizes, times of change."""
+    found = [(path.name, path.stat()) for path in sorted(archives.iterdir())]
+    return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
 
 
 def _loaded_sources() -> list[Path]:

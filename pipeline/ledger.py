@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import written_whole
 
+PATH = Path("submissions/ledger.csv")
 UNCONFIRMED = "UNCONFIRMED"  # asked for; no answer has said that Kaggle has it
 PENDING, COMPLETE, ERROR = "PENDING", "COMPLETE", "ERROR"  # Kaggle's own words
 

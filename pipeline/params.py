@@ -85,11 +85,12 @@ def _explained(error: Any, schema: type[Section]) -> str:
     # A union adds the names of its members to the location: not part of the key.
     parts = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
     if error["type"] == "extra_forbidden":
-        key = str(error["loc"][-1])
-        near = difflib.get_close_matches(key, sorted(names), n=1)
-        return f"{'.'.join([*parts, key])}: unknown key; " + (
-            f"did you mean {near[0]!r}?" if near else "remove it"
-        )
+        *place, key = error["loc"]
+        where = ".".join([*(str(part) for part in place if part in names), str(key)])
+        if key in names:
+            return f"{where}: a key of another section or choice; remove it"
+        near = difflib.get_close_matches(str(key), sorted(names), n=1)
+        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else "remove it")
     where = ".".join(parts) or "the file"
     if error["type"] == "missing":
         return f"{where}: missing; every key stands in the file, see the other recipes"

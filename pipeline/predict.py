@@ -199,7 +199,7 @@ def main() -> None:
         bar.close()
         wait_for_all(fabric)
         if leads:
-            values = figures.measure(waits, len(chunks.samples(missing)), workers)
+            values = figures.measure(waits, len(chunks.samples(missing)), workers, fabric)
             summary, errors = _publish(chunks, folder, sample, rows, args.out, settings.compression)
             values |= {
                 "images": summary.rows, "bad_images": len(errors),

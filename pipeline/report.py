@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pipeline import files, params, rle, samples, submission, workspace
+from pipeline import files, ledger, params, rle, samples, submission, workspace
 from pipeline.archives import Archives, base_name
 from pipeline.errors import UserError, command
 from pipeline.evaluation import charts, computer, gallery, measures, page, sanity
@@ -30,7 +30,6 @@ from pipeline.samples import Sample
 _WORST, _RANDOM = 76, 24  # out-of-fold images on the page: at most 100
 _FINDINGS = 24  # of the submission's images, shown with pictures
 _FINDING_WIDTH, _QUALITY = 480, 60  # pixels; of WebP
-_LEDGER = Path("submissions/ledger.csv")  # changes with every submission, which is no change
 
 
 def report(
@@ -180,7 +179,7 @@ def _read_history(path: Path) -> pd.DataFrame:
 @command
 def main() -> None:
     """Write the report of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
@@ -218,7 +217,7 @@ def main() -> None:
     sanity.write(args.sanity, findings)
     facts = {
         "Written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "Git commit": workspace.commit(apart_from=_LEDGER) or "no git here",
+        "Git commit": workspace.commit(apart_from=ledger.PATH) or "no git here",
         **computer.describe(),
     }
     metrics = _read_metrics(args.evaluation / "metrics.json", "tune")

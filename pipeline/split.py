@@ -138,7 +138,7 @@ def _measure(entry: Entry, archives: Archives) -> Sample:
 @command
 def main() -> None:
     """Write `samples.csv` from the archives of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
     parser.add_argument("--out", type=Path, required=True, help="samples.csv to write")

@@ -24,8 +24,6 @@ from pipeline.settings.data import Competition
 from pipeline.web import delivery, kaggle_site
 from pipeline.web.patience import Patience
 
-LEDGER = Path("submissions/ledger.csv")
-
 
 def prepare(name: str, message: str) -> tuple[str, Path, Row]:
     """Check everything that can be checked here.
@@ -42,7 +40,7 @@ def prepare(name: str, message: str) -> tuple[str, Path, Row]:
     summary = _check_file(name, file)
     workspace.require_current(f"predict@{name}")
     row = _row(name, file, message)
-    delivery.unanswered(row, LEDGER)
+    delivery.unanswered(row, ledger.PATH)
     print(
         f"{file}: {summary.rows:,} rows, {summary.empty_rows:,} of them empty; foreground "
         f"{summary.mean_share:.1%} on average, {summary.lowest_share:.1%} to "
@@ -61,12 +59,12 @@ def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> R
         only_process(Path("work", row.recipe, "submit")),
         kaggle_site.connect(patience) as account,
     ):
-        row = delivery.send(account, slug, file, row, LEDGER, patience)
+        row = delivery.send(account, slug, file, row, ledger.PATH, patience)
         print(f"{file}: submission {row.ref} at {delivery.page(slug)}")
         if not wait:
             return row
         print("waiting for the score", flush=True)
-        return delivery.scored(account, slug, row, LEDGER, patience)
+        return delivery.scored(account, slug, row, ledger.PATH, patience)
 
 
 def refresh(rows: list[Row], patience: Patience) -> list[Row]:
@@ -81,8 +79,8 @@ def refresh(rows: list[Row], patience: Patience) -> list[Row]:
             slug = slugs[row.recipe]
             there = account.submission(slug, int(row.ref)) if row.ref else None
             if there := there or delivery.find(account, slug, row):
-                delivery.confirm(row, there, LEDGER)
-    return ledger.read(LEDGER)
+                delivery.confirm(row, there, ledger.PATH)
+    return ledger.read(ledger.PATH)
 
 
 def _slugs(names: set[str]) -> dict[str, str]:
@@ -135,7 +133,7 @@ def _row(name: str, file: Path, message: str) -> Row:
         now,
         name,
         sha256,
-        workspace.commit(LEDGER),
+        workspace.commit(ledger.PATH),
         threshold,
         dice,
         "",
@@ -180,7 +178,7 @@ def main() -> None:
 
 
 def _list() -> None:
-    rows = ledger.read(LEDGER)
+    rows = ledger.read(ledger.PATH)
     try:
         rows = refresh(rows, Patience())
     finally:  # what is known is shown also when Kaggle cannot be asked

@@ -1,8 +1,8 @@
 """Stage `train`: fit one fold's network; the weights of the best epochs are kept.
 
-The loop below is the whole of it: decode and augment (dataset.py), forward, loss (loss.py),
-backward, a step of optimiser and schedule; after each epoch the held-out Dice at full
-resolution. It saves itself every now and then, and goes on from any step.
+The loop below is the whole of it: decode and augment (training/dataset.py), forward, loss
+(training/loss.py), backward, a step of optimiser and schedule; after each epoch the held-out
+Dice at full resolution. It saves itself every now and then, and goes on from any step.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Samp
 @command
 def main() -> None:
     """Train one fold of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")

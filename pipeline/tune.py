@@ -198,7 +198,7 @@ def _write_tables(out: Path, images: pd.DataFrame, mean: npt.NDArray[np.float64]
 @command
 def main() -> None:
     """Tune one recipe on all the folds that `params.yaml` lists."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--samples", type=Path, required=True, help="samples.csv")

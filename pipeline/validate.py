@@ -105,7 +105,7 @@ def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
 @command
 def main() -> None:
     """Validate one fold of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--fold", type=int, required=True, help="the fold held out")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")

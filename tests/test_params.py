@@ -125,3 +125,12 @@ def test_folds_the_recipe_does_not_have_are_refused(tmp_path: Path, folds: objec
 def test_folds_are_read(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "params.yaml", {"recipes": ["sample"], "folds": [3, 1]})
     assert params.load_folds(path, available=5) == (3, 1)
+
+
+def test_a_key_of_another_choice_is_not_suggested_to_itself(tmp_path: Path) -> None:
+    content = recipe()
+    content["train"]["optimiser"] |= {"momentum": 0.9}
+    content["train"]["tta"] = "none"
+    message = refusal(tmp_path, content)
+    assert "train.optimiser.momentum: a key of another section or choice; remove it" in message
+    assert "train.tta: a key of another section or choice; remove it" in message

@@ -120,6 +120,10 @@ def test_the_map_names_every_module() -> None:
     there = {path.name for path in (ROOT / "pipeline").glob("*.py")} - {"__init__.py"}
     there |= {f"{p.parent.name}/" for p in (ROOT / "pipeline").glob("*/__init__.py")}
     assert named == there
+    for package in ("training", "prediction", "evaluation", "web"):
+        row = next(line for line in section.splitlines() if line.startswith(f"| `{package}/`"))
+        inside = {path.stem for path in (ROOT / "pipeline" / package).glob("[!_]*.py")}
+        assert set(re.findall(r"`([a-z_0-9]+)`", row)) == inside
 
 
 def test_every_recipe_is_in_the_table() -> None:

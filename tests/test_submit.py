@@ -133,7 +133,7 @@ def send(wait: bool = True, patience: Patience = QUICK) -> ledger.Row:
 
 
 def read() -> list[ledger.Row]:
-    return ledger.read(submit.LEDGER)
+    return ledger.read(ledger.PATH)
 
 
 def test_sends_waits_and_writes_it_down(server: KaggleServer, project: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_ledger_is_shown_even_when_kaggle_cannot_be_asked(
 def test_a_recipe_that_is_gone(server: KaggleServer, project: Path) -> None:
     """Its rows stay as they are; the others are looked up."""
     gone = dataclasses.replace(row(), recipe="gone", sha256="1" * 64, ref="7", status="PENDING")
-    ledger.put(submit.LEDGER, gone)
+    ledger.put(ledger.PATH, gone)
     send(wait=False)
     done = run("--list")
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
@@ -256,14 +256,14 @@ def test_a_training_that_was_not_run(server: KaggleServer, project: Path) -> Non
 def test_the_commit_says_whether_the_tree_was_clean(project: Path) -> None:
     from pipeline import workspace
 
-    clean = workspace.commit(submit.LEDGER)
+    clean = workspace.commit(ledger.PATH)
     assert len(clean) == 40
-    submit.LEDGER.write_text(submit.LEDGER.read_text() + "\n")
-    assert workspace.commit(submit.LEDGER) == clean, "the ledger itself does not count"
+    ledger.PATH.write_text(ledger.PATH.read_text() + "\n")
+    assert workspace.commit(ledger.PATH) == clean, "the ledger itself does not count"
     Path("model").write_bytes(b"another")
-    assert workspace.commit(submit.LEDGER) == f"{clean}-dirty"
+    assert workspace.commit(ledger.PATH) == f"{clean}-dirty"
     shutil.rmtree(".git")
-    assert workspace.commit(submit.LEDGER) == ""
+    assert workspace.commit(ledger.PATH) == ""
 
 
 def test_the_account_has_these_bytes(server: KaggleServer, project: Path) -> None:
@@ -374,7 +374,7 @@ def grow_old(seconds: float) -> None:
     """The ledger's row was asked for so long ago."""
     (entry,) = read()
     then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
-    ledger.put(submit.LEDGER, dataclasses.replace(entry, time=then.isoformat()))
+    ledger.put(ledger.PATH, dataclasses.replace(entry, time=then.isoformat()))
 
 
 def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, project: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_request_that_never_arrived(server: KaggleServer, project: Path) -> No
 
 @pytest.mark.parametrize("time", ["yesterday", "2026-01-02T03:04:05"])
 def test_a_time_that_is_none(server: KaggleServer, project: Path, time: str) -> None:
-    ledger.put(submit.LEDGER, dataclasses.replace(row(), time=time))
+    ledger.put(ledger.PATH, dataclasses.replace(row(), time=time))
     with pytest.raises(UserError, match=f"row of tiny, .*: found the time '{time}', expected"):
         send()
     assert not server.count("Upload") and not server.submissions
@@ -574,7 +574,7 @@ def test_a_ledger_that_is_none(tmp_path: Path, content: str | None) -> None:
 
 
 def test_the_ledger_in_the_repository_is_one() -> None:
-    ledger.read(ROOT / submit.LEDGER)
+    ledger.read(ROOT / ledger.PATH)
 
 
 def test_upload_of_a_competition_that_ended(server: KaggleServer, project: Path) -> None:

@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_fabric import Fabric
 
+from pipeline import hardware
 from pipeline.prediction import memory
 from pipeline.prediction.waits import Waits
 
 
-def measure(waits: Waits, images: int, workers: int) -> dict[str, Any]:
+def measure(waits: Waits, images: int, workers: int, fabric: Fabric) -> dict[str, Any]:
     """Speed, share of the time that each part waited, and memory, of this run.
 
     Waits and memory are this process's; `images` are those that all processes predicted. The
     device's waits are those of the thread that drives it.
     """
     seconds = waits.elapsed()
-    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
     values = {
         "predicted_now": images,
         "seconds": seconds,
@@ -27,7 +27,7 @@ def measure(waits: Waits, images: int, workers: int) -> dict[str, Any]:
         "device_waited_for_writer": waits.share("writer"),
         "writer_waited": waits.share("masks"),
         "peak_memory_mb": memory.peak_megabytes(),
-        "peak_gpu_memory_mb": gpu,
+        "peak_gpu_memory_mb": 1000 * hardware.peak_memory(fabric),
     }
     return {name: round(value, 4) for name, value in values.items()}
 

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TextIO
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL
 from tqdm import tqdm
 
-from pipeline import disk
+from pipeline import disk, fingerprint
 from pipeline.training.dataset import Decoder, Pictures
 
 UInt8 = npt.NDArray[np.uint8]
@@ -77,14 +79,13 @@ def key(decoder: Decoder) -> str:
     Archives count by name, size and time of change. So do the sources of the code that
     decodes, by content.
     """
-    digest = hashlib.sha256(f"{decoder.size} {decoder.resize} {np.__version__}".encode())
+    versions = f"{np.__version__} {cv2.__version__} {PIL.__version__}"
+    digest = hashlib.sha256(f"{decoder.size} {decoder.resize} {versions}".encode())
     for row in decoder.rows:
         digest.update(str(dataclasses.astuple(row)).encode())
     for name in ("archives.py", "images.py", "training/dataset.py"):
         digest.update((Path(__file__).parents[1] / name).read_bytes())
-    for path in sorted(decoder.archives.folder.iterdir()):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    digest.update(fingerprint.state_of(decoder.archives.folder).encode())
     return digest.hexdigest()[:12]
 
 
