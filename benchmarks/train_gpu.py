@@ -113,17 +113,20 @@ def time_all(args: argparse.Namespace, deadline: float) -> None:
         if any(row["piece"] == piece for row in done):
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--piece", json.dumps(piece)]
+        began = time.monotonic()
         try:
             ran = subprocess.run(
                 command, env=environment(), capture_output=True, text=True,
                 timeout=max(1.0, deadline - time.monotonic() - 10),
             )  # fmt: skip
+            lines = ran.stdout.strip().splitlines()
+            row = {"piece": piece, **(json.loads(lines[-1]) if ran.returncode == 0 else {})}
+            if ran.returncode:
+                row["failed"] = (ran.stderr.strip().splitlines() or ["killed"])[-1]
         except subprocess.TimeoutExpired:
-            leave(json.dumps(piece))
-        lines = ran.stdout.strip().splitlines()
-        row = {"piece": piece, **(json.loads(lines[-1]) if ran.returncode == 0 else {})}
-        if ran.returncode:
-            row["failed"] = (ran.stderr.strip().splitlines() or ["killed"])[-1]
+            if time.monotonic() - began < 0.8 * 60 * args.minutes:
+                leave(json.dumps(piece))
+            row = {"piece": piece, "failed": f"not done in {args.minutes} minutes"}
         with results.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         done.append(row)
@@ -190,7 +193,11 @@ def prepare(args: argparse.Namespace, deadline: float) -> None:
     for file in [*recipe["download"]["files"], *recipe["download"]["optional_files"]]:
         if (archives(args) / file).exists() and not (raw / file).exists():
             (raw / file).symlink_to((archives(args) / file).resolve())
-    (project / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    path, text = project / f"recipes/{name}.yaml", yaml.safe_dump(recipe, sort_keys=False)
+    if path.exists() and path.read_text() != text:  # results of other settings do not count
+        for mark in project.glob("done-*"):
+            mark.unlink()
+    path.write_text(text)
     (project / "params.yaml").write_text(yaml.safe_dump({"recipes": [name], "folds": [0]}))
     run_stage("split", args, deadline)
 

@@ -55,7 +55,7 @@ def _sweep(path: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return UserError(f"{path}: {error.strerror}; free some space and run the command again")
     return error
 
@@ -109,6 +109,8 @@ def only_process(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as stream:
+        # Workers forked later outlive a kill for seconds; their copies would hold the lock.
+        os.register_at_fork(after_in_child=stream.close)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,6 +13,9 @@ from pipeline.errors import UserError
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
+# Variables by which torchrun and SLURM, or Fabric in its own processes, tell who is who.
+_STARTERS = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "NODE_RANK"}
+
 
 def launch(
     accelerator: str, precision: Precision, threads: int, devices: int, nodes: int
@@ -44,6 +47,11 @@ def launch(
         raise UserError(
             f"runtime.devices: found {devices}, but torch sees {torch.cuda.device_count()} GPUs; "
             f"lower it, or check CUDA_VISIBLE_DEVICES"
+        )
+    if nodes > 1 and not _STARTERS & os.environ.keys():
+        raise UserError(
+            f"runtime.nodes: found {nodes}, but neither torchrun nor SLURM started this command; "
+            f"start it with one of them on each machine, or set it to 1"
         )
     if accelerator == "cpu" and precision == "16-mixed":
         raise UserError(

@@ -10,9 +10,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from pipeline import unet
+from pipeline import tensor_file, unet
 from pipeline.errors import UserError
-from pipeline.files import written_whole
 
 FirstWeights = Literal["imagenet", "he", "none"]
 
@@ -105,10 +104,10 @@ def _of_library(architecture: str, encoder: str, weights: str, **arguments: Any)
             encoder_weights=_encoder_weights(encoder, weights),
             **arguments,
         )
-    except (KeyError, RuntimeError) as error:  # RuntimeError: timm's "Unknown model"
-        if "Unknown model" not in str(error) and "Wrong encoder" not in str(error):
+    except (KeyError, RuntimeError, ValueError) as error:
+        if (refusal := _refusal(architecture, encoder, str(error))) is None:
             raise
-        raise UserError(_unknown_encoder(encoder)) from None
+        raise UserError(refusal) from None
     except OSError as error:  # what huggingface_hub and urllib raise without a network
         raise UserError(
             f"train.model.weights: found 'imagenet', but the weights of encoder "
@@ -148,8 +147,7 @@ def save(path: Path, model: Segmenter, weights: dict[str, Tensor]) -> None:
         "description": dataclasses.asdict(model.description),
         "weights": weights,
     }
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+    tensor_file.save(path, content)
 
 
 def load(path: Path) -> Segmenter:
@@ -188,6 +186,23 @@ def _encoder_weights(encoder: str, weights: str) -> str | bool | None:
     if weights == "none":
         return None
     return True if encoder.startswith("tu-") else weights  # timm names its weights itself
+
+
+def _refusal(architecture: str, encoder: str, error: str) -> str | None:
+    """The library's and timm's errors about a user's choice, in words; None for any other."""
+    if "Unknown model" in error or "Wrong encoder" in error:
+        return _unknown_encoder(encoder)
+    if "Wrong pretrained weights" in error:
+        return (
+            f"train.model.weights: found 'imagenet', which encoder {encoder!r} has none of; set it "
+            f"to none, or take another encoder"
+        )
+    if "support" in error:
+        return (
+            f"train.model.encoder: found {encoder!r}, which {architecture} cannot use "
+            f"({error.strip()}); take another encoder or architecture"
+        )
+    return None
 
 
 def _unknown_encoder(name: str) -> str:

@@ -101,3 +101,26 @@ def test_what_a_kill_leaves_of_a_folder_goes_with_the_next(tmp_path: Path) -> No
         (tmp_path / name / "file").write_text("x")
     files.remove_folders(tmp_path, "predict")
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_a_worker_that_outlives_a_kill_does_not_hold_the_lock(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, signal, time
+from pipeline.files import only_process
+with only_process(pathlib.Path({str(tmp_path)!r})):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.wait()
+        try:
+            with files.only_process(tmp_path):
+                pass
+        finally:
+            os.kill(worker, signal.SIGKILL)

@@ -17,7 +17,7 @@ EPOCHS = 4
 def recipe() -> dict:
     """Everything that has a state: moving average, mean of epochs, two batches a step."""
     return small_recipe(
-        {"checkpoint_seconds": 0},
+        {"checkpoint_seconds": 0, "workers": 2},
         epochs=EPOCHS, batch_size=1, gradient={"accumulate": 2, "clip": 1.0},
         weights={"ema": 0.9, "average": 2},
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """How weights are learned, judged and kept: parts of section `train`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.base import Count, NotNegative, Positive, Section
 
@@ -26,6 +26,12 @@ class Sgd(Section):
     weight_decay: NotNegative
     momentum: Fraction
     nesterov: bool  # needs momentum
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class RmsProp(Section):
@@ -95,6 +101,12 @@ class Loss(Section):
     dice: NotNegative
     boundary: NotNegative  # what a pixel near the mask's boundary counts above the others
     boundary_width: Count  # how near: pixels at network size, to either side
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.bce + self.dice:
+            raise ValueError("bce and dice are both 0, which trains nothing")
+        return self
 
 
 class Weights(Section):

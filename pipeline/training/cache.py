@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import PIL
 from tqdm import tqdm
 
 from pipeline import disk, fingerprint
+from pipeline.errors import UserError
 from pipeline.training.dataset import Decoder, Pictures
 
 UInt8 = npt.NDArray[np.uint8]
@@ -69,7 +71,8 @@ def on_disk(folder: Path, decoder: Decoder) -> Arrays:
         _wait_for(lock, path)
         if not _is_whole(path, decoder):
             _build(path, decoder)
-    images, targets = (np.load(path / name, mmap_mode="r") for name in NAMES)
+        # Opened under the lock: another recipe's would replace it.
+        images, targets = (np.load(path / name, mmap_mode="r") for name in NAMES)
     return Arrays(images, targets)
 
 
@@ -125,10 +128,23 @@ def _build(path: Path, decoder: Decoder) -> None:
         np.lib.format.open_memmap(unfinished / name, mode="w+", dtype=np.uint8, shape=shape)
         for name, shape in zip(NAMES, _shapes(decoder), strict=True)
     )
+    for name in NAMES:
+        _reserve(unfinished / name)
     _decode_all(decoder, images, targets)
     images.flush()
     targets.flush()
     unfinished.rename(path)
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a file now: a mapped page that finds none ends the process unheard."""
+    with path.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+        except OSError as error:
+            raise UserError(
+                f"{path}: {error.strerror}; free some space, or set runtime.cache to none"
+            ) from None
 
 
 def _decode_all(decoder: Decoder, images: UInt8, targets: UInt8) -> None:

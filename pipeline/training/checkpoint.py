@@ -9,7 +9,8 @@ from typing import Any, Literal, NoReturn
 import torch
 from lightning_fabric import Fabric
 
-from pipeline.files import written_whole
+from pipeline import tensor_file
+from pipeline.errors import UserError
 from pipeline.training import ranks
 from pipeline.training.averages import State
 from pipeline.training.interrupt import Stop
@@ -114,21 +115,27 @@ def save(
     each = ranks.gathered(fabric, mine)
     if fabric.is_global_zero:
         content = {**_states(parts), "each": each, "progress": vars(progress)}
-        with written_whole(path) as temporary:
-            torch.save(content, temporary)
+        tensor_file.save(path, content)
 
 
 def resume(
     path: Path, parts: Mapping[str, Any], own: Mapping[str, Any], fabric: Fabric
 ) -> Progress:
     """Bring `parts` and the random generators to the state saved in `path`, if it exists."""
-    if not path.exists():
+    found = ranks.gathered(fabric, path.exists())
+    if len(set(found)) > 1:
+        raise UserError(
+            f"{path}: only some of the processes see it; let all machines share the project's "
+            f"folder, with work/ and data/"
+        )
+    if not found[0]:
         return Progress()
     content = torch.load(path, map_location="cpu", weights_only=True)
     # As many as there were processes; if there are more now, some share one's.
     mine = content["each"][fabric.global_rank % len(content["each"])]
     for name, part in parts.items():
-        part.load_state_dict(content[name])
+        if content[name]:  # empty: of another precision, or an average that is off
+            part.load_state_dict(content[name])
     for name, part in own.items():
         part.load_state_dict(mine[name])
     _set_random_state(mine["random"])

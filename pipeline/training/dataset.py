@@ -158,6 +158,8 @@ def load_batches(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        # Forked, they share the decoded pictures; later Pythons would send them a copy each.
+        multiprocessing_context="fork" if workers else None,
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,

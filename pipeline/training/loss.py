@@ -72,8 +72,8 @@ def class_entropy_dice(
     weight = None
     if boundary:
         near = near_boundary(one_a_class, boundary_width).reshape(target.shape).amax(dim=1)
-        weight = 1 + boundary * near
-        of_pixel = of_pixel * weight / weight.mean()
+        weight = _weights(near, boundary)
+        of_pixel = of_pixel * weight
         weight = weight.repeat_interleave(classes, dim=0)  # B * C, H, W
     missed = 1 - soft_dice(logs.exp().flatten(0, 1), one_a_class, weight).mean()
     mean = of_pixel.mean()
@@ -102,10 +102,8 @@ def bce_dice(
     Both terms are computed in float32 whatever the precision of the network.
     """
     logits, target = logits.float(), target.float()
-    weight = 1 + boundary * near_boundary(target, boundary_width) if boundary else None
+    weight = _weights(near_boundary(target, boundary_width), boundary) if boundary else None
     entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
-    if weight is not None:
-        entropy = entropy / weight.mean()
     missed = 1 - soft_dice(torch.sigmoid(logits), target, weight).mean()
     return Terms(bce * entropy + dice * missed, entropy.detach(), missed.detach())
 
@@ -121,6 +119,12 @@ def soft_dice(probability: Tensor, target: Tensor, weight: Tensor | None = None)
     true = target if weight is None else target * weight
     areas = predicted.sum(dim=(1, 2)) + true.sum(dim=(1, 2))
     return (2 * overlap + 1) / (areas + 1)
+
+
+def _weights(near: Tensor, boundary: float) -> Tensor:
+    """Of pixels (B, H, W): mean 1 in each image, whatever images stand beside it in a batch."""
+    weight = 1 + boundary * near
+    return weight / weight.mean(dim=(1, 2), keepdim=True)
 
 
 @torch.no_grad()

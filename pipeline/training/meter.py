@@ -1,5 +1,6 @@
 """What an epoch measures while it runs: losses, and time not spent computing."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -113,7 +114,8 @@ class Stopwatch:
         self.seconds = time.perf_counter() - self._began
         pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
         busy = sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in pairs)
-        self.waiting = max(0.0, 1 - busy / self.seconds)
+        # Without a step (a run that was stopped while it validated) there is no share.
+        self.waiting = max(0.0, 1 - busy / self.seconds) if self._marks else math.nan
 
 
 def measured(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> dict[str, float]:
@@ -126,7 +128,7 @@ def measured(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> d
         "loss": total,
         "bce": bce,
         "dice_loss": dice,
-        "images_per_second": images / clock.seconds,
+        "images_per_second": images / clock.seconds if images else math.nan,
         "waiting": clock.waiting,
         "gpu_memory_gb": hardware.peak_memory(fabric),
     }
