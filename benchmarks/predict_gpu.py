@@ -31,6 +31,7 @@ from pipeline.prediction.inference import forward
 from pipeline.prediction.mask_stream import masks
 from pipeline.prediction.waits import Waits
 from pipeline.samples import Sample
+from pipeline.settings.evaluation import Predict
 
 FULL = (1280, 1918)  # height, width of Carvana's images
 
@@ -87,8 +88,9 @@ def repeated(raw: Path, count: int) -> list[Sample]:
 
 def build(encoder: str, size: tuple[int, int], fold: int) -> torch.nn.Module:
     description = model.Description(
-        "Unet", encoder, (256, 128, 64, 32, 16), size, "linear", (0.5,) * 3, (0.25,) * 3, 1, fold
-    )
+        {"architecture": "Unet", "encoder": encoder, "decoder_channels": (256, 128, 64, 32, 16)},
+        size, "linear", (0.5,) * 3, (0.25,) * 3, 1, fold,
+    )  # fmt: skip
     return Smooth(model.build(description, "none")).eval()
 
 
@@ -133,7 +135,8 @@ def end_to_end(rows, args, networks, size, tta, fabric) -> tuple[float, Waits]:
         )  # fmt: skip
         chunks = Chunks(folder, some, CHUNK // args.batch * args.batch)
         numbers = chunks.missing()
-        predict(ahead(stream, AHEAD), chunks, numbers, {}, "fail", 2, lambda images: None)
+        settings = Predict(on_bad_image="fail", keep="all", compression=2)
+        predict(ahead(stream, AHEAD), chunks, numbers, {}, settings, lambda images: None)
         return waits
 
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ def main() -> None:
         "train",
         lambda: stage(
             folder, "train",
-            "--fold 0 --raw raw --samples samples.csv --work work --out runs/fold0",
+            "--fold 0 --raw raw --samples samples.csv --work work --logs logs --out runs/fold0",
         ),
     )  # fmt: skip
     predict(folder)
@@ -90,7 +90,7 @@ def write_settings(folder: Path) -> None:
     }  # fmt: skip
     recipe["train"] |= {"size": [128, 128], "resize": "linear", "epochs": 1, "batch_size": 4}
     recipe["validate"]["tta"] = "none"
-    recipe["runtime"] |= {"batch_size": BATCH, "workers": 2, "cache": "none"}
+    recipe["runtime"] |= {"batch_size": BATCH, "workers": 2, "cache": "none", "tensorboard": False}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "params.yaml").write_text("recipes: [recipe]\nfolds: [0]\n")
     (folder / "metrics.json").write_text('{"threshold": 0.5}')

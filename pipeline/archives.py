@@ -70,7 +70,12 @@ class Archives:
                 f"{self.folder / archive}: no member {member!r}; expected the archive that "
                 f"samples.csv was made from, so run the split stage again"
             ) from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except OSError as error:  # the disk's or the network's: the member may be whole
+            raise UserError(
+                f"{self.folder / archive}: not readable ({error}); put that right and run the "
+                f"command again"
+            ) from None
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise DamagedMemberError(
                 f"{self.folder / archive}: member {member!r} is damaged ({error}); "
                 f"delete the archive and run the download stage again"

@@ -114,11 +114,16 @@ def workers(asked: int) -> int:
 
 
 def describe(fabric: Fabric) -> str:
-    """The device and precision in a few words, for a log."""
+    """The device, precision and number of processes in a few words, for a log."""
+    several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    return f"{arithmetic(fabric)}{several}"
+
+
+def arithmetic(fabric: Fabric) -> str:
+    """What decides how numbers are rounded: the device and the precision."""
     name = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU"
     threads = f", {torch.get_num_threads()} threads" if name == "CPU" else ""
-    several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
-    return f"{name}{threads}{several}, {_precision(fabric)}"
+    return f"{name}{threads}, {_precision(fabric)}"
 
 
 def _precision(fabric: Fabric) -> str:

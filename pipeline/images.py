@@ -22,6 +22,10 @@ JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
 
 
+# What Pillow raises for bytes that are no picture it can read.
+_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError)
+
+
 class BadImageError(UserError):
     """A picture that does not decode, or has an unexpected size."""
 
@@ -35,7 +39,7 @@ def read_size(data: bytes, name: str) -> Size:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.height, image.width
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise _undecodable(name, len(data), str(error)) from None
 
 
@@ -57,7 +61,10 @@ def decode_image(data: bytes, size: Size, name: str) -> UInt8:
     if data.startswith(JPEG_START) and JPEG_END not in data[-4096:]:
         raise _undecodable(name, len(data), "the JPEG is cut short")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:  # of a header that claims an absurd size, say
+        raise _undecodable(name, len(data), str(error).partition("\n")[0]) from None
     if image is None:
         raise _undecodable(name, len(data), "OpenCV does not decode it")
     _check_size((image.shape[0], image.shape[1]), size, name)
@@ -79,7 +86,7 @@ def decode_mask(data: bytes, size: Size, name: str, values: Sequence[int]) -> UI
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode, pixels = image.mode, np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise _undecodable(name, len(data), str(error)) from None
     if mode not in ("1", "L", "P"):
         raise BadImageError(f"{name}: found mode {mode}, {_expected(values)}")

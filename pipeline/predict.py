@@ -28,6 +28,7 @@ from pipeline.samples import Sample
 from pipeline.settings.evaluation import Predict
 
 CHUNK = 512  # images, about: a batch more or less; a killed run loses at most so many
+_OR_EMPTY = "or set predict.on_bad_image to empty"
 AHEAD = 2  # batches of masks that wait for the writer
 
 
@@ -65,7 +66,7 @@ def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], settings: Predict) -
     ]
     if settings.on_bad_image == "fail" and any(errors):
         first = next(filter(None, errors))
-        raise BadImageError(f"{first} (or set predict.on_bad_image to empty)")
+        raise BadImageError(f"{first} ({_OR_EMPTY})")
     start = 0
     for words in batch.words:
         some = range(start, start := start + len(words))
@@ -151,7 +152,9 @@ def main() -> None:
     fabric = hardware.launch(
         runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
     )
-    leads = fabric.global_rank == 0
+    if runtime.deterministic:
+        hardware.make_deterministic()
+    leads = fabric.is_global_zero
     if not rows:
         if leads:
             _write_nothing(args.out, args.summary)
@@ -160,15 +163,19 @@ def main() -> None:
     sample = submissions.find_sample(args.raw)
     for row in rows:
         submissions.check_name(base_name(row.image))
+    odd = samples.odd_sizes(rows)
+    if odd and settings.on_bad_image == "fail":
+        raise BadImageError(f"{next(iter(odd.values()))} ({_OR_EMPTY})")
     size = max(1, CHUNK // runtime.batch_size) * runtime.batch_size
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(hardware.memory_explained())
 
         def plan() -> tuple[Path, list[int]]:
             stack.enter_context(files.only_process(args.work / "predict"))
             decisive = (tta, settings, threshold, runtime.batch_size, size)
             key = fingerprint.key(
-                f"{decisive} {hardware.describe(fabric)}",
+                f"{decisive} {hardware.arithmetic(fabric)}",
                 [args.samples, *(args.runs / f"fold{fold}" / "model.pt" for fold in folds)],
                 args.raw,
             )
@@ -194,7 +201,7 @@ def main() -> None:
         )
         predict(
             while_parent_lives(waits.each("masks", batches)), chunks, mine,
-            samples.odd_sizes(rows), settings, bar.update,
+            odd, settings, bar.update,
         )  # fmt: skip
         bar.close()
         wait_for_all(fabric)
@@ -206,6 +213,7 @@ def main() -> None:
                 "empty_rows": summary.empty_rows, "threshold": threshold,
             }  # fmt: skip
             files.write_text(args.summary, json.dumps(values, indent=2) + "\n")
+            files.remove_folders(args.work, "predict-")  # the lock's folder goes last
             files.remove_folders(args.work, "predict")
             figures.tell(args.out / "submit.csv.gz", values, errors)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -90,15 +91,18 @@ def _training_table(
 def _cards(pictures: Sequence[Picture], images: pd.DataFrame) -> list[dict[str, Any]]:
     """The gallery: of all folds' pictures the worst, and some that were drawn at random."""
     rows = images.set_index("sample_id").to_dict("index")
-    ordered = sorted(pictures, key=lambda one: (rows[one.sample_id]["dice"], one.sample_id))
-    limits = {"worst": _WORST, "random": _RANDOM}
+
+    def by_dice(some: Sequence[Picture]) -> list[Picture]:
+        return sorted(some, key=lambda one: (rows[one.sample_id]["dice"], one.sample_id))
+
+    worst = by_dice([one for one in pictures if one.kind == "worst"])[:_WORST]
+    others = [one for one in pictures if one.kind == "random"]
+    drawn = np.random.default_rng(0).permutation(len(others))[:_RANDOM]  # not by their scores
     cards = []
-    for one in ordered:
-        limits[one.kind] -= 1
-        if limits[one.kind] >= 0:
-            row = {str(key): value for key, value in rows[one.sample_id].items()}
-            layers = {"whole": _embedded(one.whole), "window": _embedded(one.window)}
-            cards.append({"sample_id": one.sample_id, "kind": one.kind, **row, **layers})
+    for one in by_dice([*worst, *(others[index] for index in drawn)]):
+        row = {str(key): value for key, value in rows[one.sample_id].items()}
+        layers = {"whole": _embedded(one.whole), "window": _embedded(one.window)}
+        cards.append({"sample_id": one.sample_id, "kind": one.kind, **row, **layers})
     return cards
 
 

@@ -14,11 +14,13 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold
 from tqdm import tqdm
 
 from pipeline import params, samples
-from pipeline.archives import Archives
+from pipeline.archives import Archives, DamagedMemberError
 from pipeline.errors import UserError, command
-from pipeline.images import decode_mask, read_size
+from pipeline.images import BadImageError, Size, decode_mask, read_size
 from pipeline.samples import NO_FOLD, Entry, Sample
 from pipeline.settings.data import ByGroup, ByGroupOnce, FirstImages, Split
+
+_UNKNOWN = (0, 0)  # the size of an image whose header cannot be read
 
 
 def split(entries: Sequence[Entry], archives: Archives, how: Split) -> list[Sample]:
@@ -117,11 +119,37 @@ def _strata(share: dict[str, float], folds: int) -> dict[str, int]:
 def _measured(entries: Sequence[Entry], archives: Archives) -> list[Sample]:
     with ThreadPoolExecutor() as pool:
         measured = pool.map(lambda entry: _measure(entry, archives), entries)
-        return list(tqdm(measured, total=len(entries), desc="measure", unit="img"))
+        bar = tqdm(measured, total=len(entries), desc="measure", unit="img")
+        return _with_sizes(list(bar))
+
+
+def _with_sizes(rows: list[Sample]) -> list[Sample]:
+    """Give test images without a readable header the size that most others of their group have.
+
+    What becomes of them is for the predict stage to say, which cannot read them either.
+    """
+    sizes: dict[str, collections.Counter[Size]] = collections.defaultdict(collections.Counter)
+    for row in rows:
+        if row.split == "test" and row.size != _UNKNOWN:
+            sizes[row.group][row.size] += 1
+            sizes[""][row.size] += 1
+    for index, row in enumerate(rows):
+        if row.size == _UNKNOWN:
+            if not sizes[""]:
+                raise UserError(f"{row.image}: no test image has a readable header; replace them")
+            [(size, _)] = (sizes[row.group] or sizes[""]).most_common(1)
+            rows[index] = dataclasses.replace(row, height=size[0], width=size[1])
+    return rows
 
 
 def _measure(entry: Entry, archives: Archives) -> Sample:
-    height, width = read_size(archives.read(entry.image), entry.image)
+    try:
+        height, width = read_size(archives.read(entry.image), entry.image)
+    except (BadImageError, DamagedMemberError) as error:
+        if entry.split == "train":
+            raise
+        tqdm.write(f"left for the predict stage: {error}")
+        height, width = _UNKNOWN
     foreground = 0.0
     if entry.mask:
         mask = decode_mask(archives.read(entry.mask), (height, width), entry.mask, entry.values)

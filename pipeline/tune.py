@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline import files, params, samples
-from pipeline.dice import HALF, best_threshold, dice_by_threshold, interval, resample_groups
+from pipeline.dice import HALF, LEVELS, best_threshold, dice_by_threshold, interval, resample_groups
 from pipeline.errors import UserError, command
 from pipeline.evaluation import breakdown, measures
 from pipeline.evaluation.measures import Measures
@@ -76,7 +76,7 @@ def tune(
     """
     scores = dice_by_threshold(counts)
     mean = scores.mean(axis=0)
-    level = best_threshold(mean) if threshold == "auto" else round(256 * threshold)
+    level = best_threshold(mean) if threshold == "auto" else min(LEVELS - 1, round(256 * threshold))
     groups = np.array([row.group for row in rows])
     folds = np.array([row.fold for row in rows])
     drawn = resample_groups(scores, groups, bootstrap, seed)

@@ -129,6 +129,8 @@ def main() -> None:
             f"its score on this fold would not be out-of-fold"
         )
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
+    if runtime.deterministic:
+        hardware.make_deterministic()
     wrapped = fabric.setup_module(network).eval()
     archives = Archives(args.raw)
     rows = samples.held_out(samples.read(args.samples), args.fold)

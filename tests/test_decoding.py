@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import by_group
 
 from pipeline.archives import Archives
 from pipeline.images import decode_image, resize_image
@@ -26,7 +27,7 @@ def archives(raw: Path) -> Iterator[Archives]:
 
 @pytest.fixture
 def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, folds=2, seed=0)
+    return split(carvana.read_entries(archives), archives, by_group(2))
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 1), (4, 2), (99, 2), (2, 9)])

@@ -427,7 +427,7 @@ def test_killed_in_the_middle(server: KaggleServer, tmp_path: Path) -> None:
         return part.exists() and part.stat().st_size > size
 
     for number, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)):
-        server.blob_faults["train.zip"] = [Fault(rate=2e6)]
+        server.blob_faults["train.zip"] = [Fault(rate=7e5)]  # not done before it is killed
         process = subprocess.Popen(
             command(out, "train.zip"), cwd=ROOT, stderr=subprocess.PIPE, text=True
         )

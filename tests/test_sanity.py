@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,15 @@ def test_a_set_without_views_is_judged_as_a_whole() -> None:
     assert "of the training masks" in findings[0].reasons[0].text
     (one,) = sanity.compare_views(rows, test, shares)
     assert (one.view, one.test, one.difference) == ("", 0.9, 0.0), "one image has no spread"
+
+
+def test_views_that_training_does_not_have_are_judged_as_a_whole() -> None:
+    """A split by image makes each training image its own group, and so without a view."""
+    without = [dataclasses.replace(one, group=one.sample_id) for one in training()]
+    test = [row("a", 1), row("a", 2)]
+    notes = {f"{one.sample_id}.jpg": Note(0, 0.0, "") for one in test}
+    rows = [(f"{one.sample_id}.jpg", mask(90)) for one in test]
+    findings, shares = sanity.examine(rows, test, notes, sanity.usual(without, 1))
+    assert [one.reasons[0].kind for one in findings] == ["area", "area"]
+    [whole] = sanity.compare_views(without, test, shares)
+    assert whole.view == "" and whole.test > 0.8

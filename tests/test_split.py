@@ -10,6 +10,7 @@ from conftest import TRAIN_CARS, VIEWS, by_group, gif, tiny_mask
 from pipeline import samples
 from pipeline.archives import Archives
 from pipeline.errors import UserError
+from pipeline.images import BadImageError
 from pipeline.samples import NO_FOLD, Sample
 from pipeline.settings.data import ByGroupOnce, ByImage, FirstImages, Split
 from pipeline.sources import carvana
@@ -162,3 +163,29 @@ def test_a_car_never_held_out_may_not_be_a_test_car_either() -> None:
     rows.append(dataclasses.replace(rows[0], sample_id="x", split="test"))
     with pytest.raises(UserError, match="group 000 is in no fold and in the test set"):
         samples.check_no_leak(rows, Path("samples.csv"))
+
+
+def test_a_test_image_without_a_header_has_the_size_of_its_group(raw: Path) -> None:
+    """It is left to the predict stage, which says what becomes of it."""
+    with zipfile.ZipFile(raw / "test.zip") as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    bad = next(iter(members))
+    with zipfile.ZipFile(raw / "test.zip", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, b"" if name == bad else data)
+    archives = Archives(raw)
+    rows = split(carvana.read_entries(archives), archives, by_group(2))
+    archives.close()
+    found = {row.image.rpartition("!")[2]: row.size for row in rows if row.split == "test"}
+    assert found[bad] == (64, 96) and set(found.values()) == {(64, 96)}
+
+
+def test_a_training_image_without_a_header_is_refused(raw: Path) -> None:
+    with zipfile.ZipFile(raw / "train.zip", "w") as archive:
+        for car in TRAIN_CARS:
+            for view in VIEWS:
+                archive.writestr(f"train/{car}_{view}.jpg", b"")
+    archives = Archives(raw)
+    with pytest.raises(BadImageError, match=r"train.zip!train/.*jpg"):
+        split(carvana.read_entries(archives), archives, by_group(2))
+    archives.close()

@@ -114,6 +114,7 @@ def usual(training: Sequence[Sample], most_parts: int) -> Usual:
     views = np.array(breakdown.views(training))
     shares = np.array([row.foreground for row in training])
     median = {str(view): float(np.median(shares[views == view])) for view in set(views)}
+    median[""] = float(np.median(shares))  # for test images of views that training lacks
     middle = np.array([median[view] for view in views])
     relative = np.abs(shares / np.maximum(middle, 1e-9) - 1)
     # 1.4826 makes the median deviation of a normal distribution its standard deviation.
@@ -148,6 +149,7 @@ def examine(
         share = found.area / (row.height * row.width)
         shares[row.sample_id] = share
         view = view_of[row.sample_id]
+        view = view if view in expected.median else ""
         reasons = list(_reasons(share, found.count, view, note, rank.get(name, 0), expected))
         if reasons:
             findings.append(
@@ -160,8 +162,10 @@ def compare_views(
     training: Sequence[Sample], test: Sequence[Sample], shares: Mapping[str, float]
 ) -> list[ViewShare]:
     """Compare the mean share of foreground by view; views that only one set has are left out."""
-    seen = [(view, row.foreground) for view, row in _with_views(training)]
-    predicted = [(view, shares[row.sample_id]) for view, row in _with_views(test)]
+    views = breakdown.views([*training, *test])  # "" for all, unless all have one
+    seen = [(view, row.foreground) for view, row in zip(views, training, strict=False)]
+    of_test = zip(views[len(training) :], test, strict=True)
+    predicted = [(view, shares[row.sample_id]) for view, row in of_test]
     both = {view for view, _ in seen} & {view for view, _ in predicted}
     return [
         _compare(view, *(np.array([s for v, s in some if v == view]) for some in (seen, predicted)))
@@ -215,10 +219,6 @@ def _reasons(
 def _gravity(finding: Finding) -> tuple[int, float]:
     first = finding.reasons[0]
     return KINDS.index(first.kind), -first.weight
-
-
-def _with_views(rows: Sequence[Sample]) -> list[tuple[str, Sample]]:
-    return list(zip(breakdown.views(rows), rows, strict=True))
 
 
 def _compare(view: str, training: np.ndarray, test: np.ndarray) -> ViewShare:

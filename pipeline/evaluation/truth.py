@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import rle
-from pipeline.archives import Archives, base_name
+from pipeline.archives import Archives, base_name, is_resource_fork
 from pipeline.errors import UserError
 from pipeline.evaluation import runs
 from pipeline.evaluation.runs import Runs
@@ -58,7 +58,8 @@ def stem(name: str) -> str:
 def _holds_csv(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".csv") for name in archive.namelist())
+            names = [name for name in archive.namelist() if not is_resource_fork(name)]
+            return any(name.endswith(".csv") for name in names)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: {error}; expected a zip of masks or of one CSV") from None
 
@@ -74,7 +75,7 @@ def _files(path: Path) -> dict[str, Mask]:
         raise UserError(f"{path}: no such file or folder; expected masks")
     found: dict[str, Mask] = {}
     for name in names:
-        if Path(name).suffix.lower() not in ENDINGS:
+        if Path(name).suffix.lower() not in ENDINGS or is_resource_fork(name):
             continue
         key = stem(base_name(name))
         if key in found:
@@ -91,6 +92,8 @@ def _file(archives: Archives, name: str) -> Mask:
                 mask = np.asarray(image.convert("L") if image.mode == "P" else image)
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise BadImageError(f"{name}: no readable picture ({error}); replace it") from None
+        if mask.dtype not in (np.bool_, np.uint8):
+            raise BadImageError(f"{name}: found pixels of type {mask.dtype}, expected 8 bits")
         values = (
             np.unique(mask) if mask.dtype == np.bool_ else np.flatnonzero(np.bincount(mask.flat))
         )

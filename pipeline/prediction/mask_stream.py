@@ -56,6 +56,8 @@ def masks(
     long images and whoever takes the masks were waited for, and how long decoding took.
     """
     pinned = fabric.device.type == "cuda"
+    if pinned:
+        torch.cuda.set_device(fabric.device)  # each thread has a current device of its own
     launched: _Launched | None = None
     batches = decoded(rows, archives, size, resize, batch_size, workers, pinned)
     for batch in waits.each("images", batches):
@@ -104,5 +106,5 @@ def _launch(
     finished = None
     if on_gpu:
         finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        finished.record()
+        finished.record(torch.cuda.current_stream(fabric.device))
     return _Launched(batch, words, disagreement, finished)

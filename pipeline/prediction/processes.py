@@ -16,12 +16,12 @@ def agreed(fabric: Fabric, decide: Callable[[], T]) -> T:
     """What the first process decides, in all of them; where it cannot, all end.
 
     Raises:
-        UserError: in the first process, what `decide` raised; the others end without a word.
+        In the first process, whatever `decide` raised; the others end without a word.
     """
-    if fabric.global_rank == 0:
+    if fabric.is_global_zero:
         try:
             decision = decide()
-        except UserError:
+        except BaseException:
             fabric.broadcast(None)
             raise
         return fabric.broadcast(decision)
