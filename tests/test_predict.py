@@ -219,7 +219,7 @@ def test_bad_images_may_be_left_empty(project: Project) -> None:
         for row in rows(IMAGES)
     ]
     samples.write(project.folder / "samples.csv", table)
-    refused(project.run(), f"{cut}.jpg")
+    refused(project.run(), f"{large}.jpg: found 63x96", "predict.on_bad_image to empty")
     project.recipe(predict={"on_bad_image": "empty"})
     status, printed, _ = project.run()
     assert status == 0, printed

@@ -141,7 +141,8 @@ def test_a_set_without_views_is_judged_as_a_whole() -> None:
 
 def test_views_that_training_does_not_have_are_judged_as_a_whole() -> None:
     """A split by image makes each training image its own group, and so without a view."""
-    without = [dataclasses.replace(one, group=one.sample_id) for one in training()]
+    seen = [one for one in training() if one.sample_id.endswith("01")]  # 10 % of each
+    without = [dataclasses.replace(one, group=one.sample_id) for one in seen]
     test = [row("a", 1), row("a", 2)]
     notes = {f"{one.sample_id}.jpg": Note(0, 0.0, "") for one in test}
     rows = [(f"{one.sample_id}.jpg", mask(90)) for one in test]
