@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.archives import Archives
-from pipeline.dice import HALF, dice
+from pipeline.dice import dice
 from pipeline.errors import UserError
+from pipeline.evaluation import confusion
 from pipeline.evaluation.overlay import overlay
 from pipeline.images import Size, decode_image, decode_mask
-from pipeline.prediction.inference import Prediction, Tta, full_resolution, stream
+from pipeline.prediction.inference import Prediction, Tta, decided, stream
 from pipeline.samples import Sample
 from pipeline.training import ranks
 from pipeline.training.dataset import Resize
@@ -29,7 +30,7 @@ SHOWN_WIDTH = 640  # pixels
 
 
 class Score(NamedTuple):
-    """`dice` is the mean of the competition's score at 0.5; `pictures` are overlays by name."""
+    """`dice` is the mean over images; `pictures` are overlays by name, of all but background."""
 
     dice: float
     pictures: dict[str, UInt8]
@@ -67,6 +68,8 @@ class HeldOut:
     def score(self, network: nn.Module, stop: Stop) -> Score | None:
         """The competition's score at threshold 0.5 and full resolution.
 
+        Of several classes, an image's score is the mean of the Dice of each class.
+
         Returns:
             None when a signal asked to stop meanwhile.
 
@@ -81,10 +84,14 @@ class HeldOut:
         gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):  # the training's random numbers stay as they are
             for prediction in self._predict(network, mine):
-                mask, truth = self._masks(prediction)
-                scores.append(dice(mask, truth))
-                if prediction.row in shown:
-                    pictures[prediction.row.sample_id] = self._picture(prediction.row, mask, truth)
+                row, (found, truth) = prediction.row, self._classes(prediction)
+                mask, true_mask = found > 0, truth > 0
+                if row.classes == 1:
+                    scores.append(dice(mask, true_mask))
+                else:
+                    scores.append(confusion.mean_dice(found, truth, row.classes))
+                if row in shown:
+                    pictures[row.sample_id] = self._picture(row, mask, true_mask)
                 if stop.signal:
                     break
         mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
@@ -101,13 +108,13 @@ class HeldOut:
             predictions, total=len(rows), desc="validate", unit="img", leave=False, disable=quiet
         )
 
-    def _masks(self, prediction: Prediction) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Predicted and true mask at full resolution."""
+    def _classes(self, prediction: Prediction) -> tuple[UInt8, UInt8]:
+        """Predicted and true class indices at full resolution."""
         if prediction.error:
             raise UserError(prediction.error)
         row = prediction.row
         truth = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
-        return full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0
+        return decided(prediction.probability, row.size), truth
 
     def _picture(
         self, row: Sample, mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
