@@ -88,6 +88,17 @@ def test_scores_are_those_of_the_maps_themselves() -> None:
     pairs = zip(probabilities, truths, strict=True)
     by_hand = [dice(probability >= 154 / 256, truth) for probability, truth in pairs]
     assert result.dice == pytest.approx(np.mean(by_hand), abs=1e-12)
+    masks = [
+        (probability >= 154 / 256, truth)
+        for probability, truth in zip(probabilities, truths, strict=True)
+    ]
+    assert result.accuracy == pytest.approx(np.mean([found == true for found, true in masks]))
+    ious = [(found & true).sum() / (found | true).sum() for found, true in masks]
+    assert result.iou == pytest.approx(np.mean(ious))
+    # Levels of 1/256, told as multiples of 1/255.
+    p, y = np.stack(probabilities), np.stack(truths)
+    flat = (2 * p[y].sum() + 1) / (p.sum() + y.sum() + 1)
+    assert result.dice_flattened == pytest.approx(flat, abs=0.002)
 
 
 def test_the_interval_is_over_cars() -> None:
