@@ -104,8 +104,18 @@ def _load_models(runs: Path, folds: Sequence[int]) -> list[model.Segmenter]:
 def _read_threshold(path: Path) -> float:
     try:
         return float(json.loads(path.read_text())["threshold"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no threshold ({error!r}); run the tune stage first") from None
+
+
+def _check_one_class(rows: Sequence[Sample], where: Path) -> None:
+    for row in rows:
+        if row.classes > 1:
+            raise UserError(
+                f"{where}: found test images of {row.classes} classes ({row.sample_id}), expected "
+                f"one class and background: a submission's run-length masks hold no more; leave "
+                f"test images out of the source, results then end at eval/"
+            )
 
 
 def _publish(
@@ -148,7 +158,7 @@ def main() -> None:
     folds = params.load_folds(args.params, recipe.split.folds)
     settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
     rows = samples.test(samples.read(args.samples))
-    threshold = _read_threshold(args.metrics)
+    _check_one_class(rows, args.samples)
     fabric = hardware.launch(
         runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
     )
@@ -159,6 +169,7 @@ def main() -> None:
         if leads:
             _write_nothing(args.out, args.summary)
         return
+    threshold = _read_threshold(args.metrics)
     memory.keep_freed()
     sample = submissions.find_sample(args.raw)
     for row in rows:

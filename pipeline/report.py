@@ -56,13 +56,14 @@ def report(
     """
     histories = {fold: history for fold, (_, history) in runs.items()}
     drawn = {
-        "thresholds": charts.thresholds(tables["thresholds"], metrics),
-        "near": charts.near_best(tables["thresholds"], metrics),
         "losses": charts.losses(histories),
         "dice": charts.held_out_dice(histories),
         "groups": charts.groups(tables["groups"]),
         "views": charts.views(tables["views"]) if len(tables["views"]) else "",
     }
+    if metrics["threshold"] is not None:  # several classes have none
+        drawn["thresholds"] = charts.thresholds(tables["thresholds"], metrics)
+        drawn["near"] = charts.near_best(tables["thresholds"], metrics)
     return page.render(
         recipe=name,
         metrics=metrics,
@@ -118,13 +119,18 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def _look(
-    folder: Path, table: Sequence[Sample], most_parts: int, archives: Archives
+    folder: Path, table: Sequence[Sample], measured: Sequence[Path], archives: Archives
 ) -> tuple[list[Finding], dict[str, Any] | None]:
-    """Check the submission in `folder`: all findings, and what the page tells of them."""
+    """Check the submission in `folder`: all findings, and what the page tells of them.
+
+    Args:
+        measured: a file a fold, of out-of-fold predictions.
+    """
     test, notes = samples.test(table), sanity.read_notes(folder / "images.csv")
     if not test:
         return [], None
     path, training = folder / "submit.csv.gz", [row for row in table if row.split == "train"]
+    most_parts = max(one.parts for fold in measured for one in measures.read(fold))
     expected = sanity.usual(training, most_parts)
     findings, shares = sanity.examine(submission.read_rows(path), test, notes, expected)
     views = sanity.compare_views(training, test, shares)
@@ -213,11 +219,9 @@ def main() -> None:
         for fold in folds
     }
     pictures = [one for fold in folds for one in gallery.read(args.oof / f"fold{fold}-gallery.zip")]
-    measured = [one for fold in folds for one in measures.read(args.oof / f"fold{fold}-images.csv")]
+    measured = [args.oof / f"fold{fold}-images.csv" for fold in folds]
     table, archives = samples.read(args.samples), Archives(args.raw)
-    findings, submitted = _look(
-        args.submission, table, max(one.parts for one in measured), archives
-    )
+    findings, submitted = _look(args.submission, table, measured, archives)
     sanity.write(args.sanity, findings)
     facts = {
         "Written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

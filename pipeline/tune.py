@@ -1,9 +1,11 @@
-"""Stage `tune`: the threshold with the best out-of-fold Dice, and what it is worth."""
+"""Stage `tune`: the threshold with the best out-of-fold Dice, and what it is worth.
+
+Of several classes the most probable one wins: there is no threshold to choose, only scores.
+"""
 
 import argparse
 import dataclasses
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,11 +15,21 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline import files, params, samples
-from pipeline.dice import HALF, LEVELS, best_threshold, dice_by_threshold, interval, resample_groups
-from pipeline.errors import UserError, command
-from pipeline.evaluation import breakdown, measures
+from pipeline.dice import (
+    HALF,
+    LEVELS,
+    best_threshold,
+    dice_by_threshold,
+    flattened_dice,
+    interval,
+    resample_groups,
+)
+from pipeline.errors import command
+from pipeline.evaluation import breakdown, class_scores, confusion, measures, out_of_fold
+from pipeline.evaluation.class_scores import ClassResult
 from pipeline.evaluation.measures import Measures
 from pipeline.samples import Sample
+from pipeline.settings.evaluation import Tune
 
 CONFIDENCE = 0.95
 
@@ -32,7 +44,9 @@ class Result:
     reason to leave 0.5. The threshold is chosen on the images it is scored on, so `gain`
     flatters: `honest_gain` chooses it for each fold on the other folds (None with one fold).
     `gain_largest` is what keeping each mask's largest part alone adds at 0.5. `worst` is the
-    lowest Dice of an image.
+    lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
+    foreground) are means over images at the threshold; `dice_flattened` is another article's
+    Dice, see `pipeline.dice.flattened_dice`.
     """
 
     threshold: float
@@ -53,6 +67,9 @@ class Result:
     groups: int
     folds: int
     dice_by_fold: dict[str, float]
+    accuracy: float
+    iou: float
+    dice_flattened: float
 
 
 def tune(
@@ -85,6 +102,7 @@ def tune(
     # Sums of drawn groups round differently at levels that are equal: that is no best level.
     levels = np.array([best_threshold(curve) for curve in drawn.round(12)])
     low, high = interval(levels, CONFIDENCE)
+    at_level = confusion.scores(confusion.of_levels(counts, level))
     result = Result(
         threshold=level / 256,
         level=level,
@@ -104,6 +122,9 @@ def tune(
         groups=len(set(groups)),
         folds=len(set(folds)),
         dice_by_fold={str(k): float(scores[folds == k, level].mean()) for k in sorted(set(folds))},
+        accuracy=float(at_level.accuracy.mean()),
+        iou=float(at_level.iou[:, 1].mean()),
+        dice_flattened=flattened_dice(counts),
     )
     return result, scores
 
@@ -120,43 +141,9 @@ def honest_gain(scores: npt.NDArray[np.float64], folds: npt.NDArray[np.int64]) -
     return float(gains.mean())
 
 
-def _read_counts(
-    folder: Path, folds: Sequence[int], table: Sequence[Sample]
-) -> tuple[npt.NDArray[np.int64], list[Sample]]:
-    """The counts of all folds and their rows, in the order of folds and of `samples.csv`."""
-    counts, rows = [], []
-    for fold in folds:
-        path = folder / f"fold{fold}.npz"
-        held_out = samples.held_out(table, fold)
-        try:
-            with path.open("rb") as stream, np.load(stream) as content:
-                found, ids = content["counts"], content["sample_id"].tolist()
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
-        if ids != [row.sample_id for row in held_out]:
-            raise UserError(
-                f"{path}: found {len(ids)} images that are not the {len(held_out)} of fold "
-                f"{fold} in samples.csv; run the validate stage of this fold again"
-            )
-        counts.append(found)
-        rows += held_out
-    return np.concatenate(counts), rows
-
-
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     with files.written_whole(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.8f")
-
-
-def _read_measures(folder: Path, folds: Sequence[int], rows: Sequence[Sample]) -> list[Measures]:
-    """The measures of all folds, which must be those of the same images as the counts."""
-    found = [one for fold in folds for one in measures.read(folder / f"fold{fold}-images.csv")]
-    if [one.sample_id for one in found] != [row.sample_id for row in rows]:
-        raise UserError(
-            f"{folder}: found fold<k>-images.csv of {len(found)} images that are not the "
-            f"{len(rows)} of fold<k>.npz; run the validate stage again"
-        )
-    return found
 
 
 def _image_table(
@@ -167,32 +154,25 @@ def _image_table(
     measured: Sequence[Measures],
 ) -> pd.DataFrame:
     """One row an image: its Dice at the threshold and at 0.5, predicted and true pixels."""
-    return pd.DataFrame(
-        {
-            "sample_id": [row.sample_id for row in rows],
-            "group": [row.group for row in rows],
-            "view": breakdown.views(rows),
-            "fold": [row.fold for row in rows],
-            "dice": scores[:, level],
-            "dice_at_half": scores[:, HALF],
-            "predicted": counts[:, :, level:].sum(axis=(1, 2)),
-            "true": counts[:, 1].sum(axis=1),
-            "parts": [one.parts for one in measured],
-            "uncertain": [one.uncertain for one in measured],
-            "dice_largest_at_half": [one.dice_largest for one in measured],
-        }
+    return breakdown.places(rows).assign(
+        dice=scores[:, level],
+        dice_at_half=scores[:, HALF],
+        predicted=counts[:, :, level:].sum(axis=(1, 2)),
+        true=counts[:, 1].sum(axis=1),
+        parts=[one.parts for one in measured],
+        uncertain=[one.uncertain for one in measured],
+        dice_largest_at_half=[one.dice_largest for one in measured],
     )
 
 
-def _write_tables(out: Path, images: pd.DataFrame, mean: npt.NDArray[np.float64]) -> None:
-    curve = pd.DataFrame({"threshold": np.arange(256) / 256, "dice": mean})
+def _write_tables(
+    out: Path, images: pd.DataFrame, curve: pd.DataFrame, beside: Sequence[str]
+) -> None:
+    """Write the tables; those by fold, view and group have the means of `beside` too."""
     _write_table(out / "thresholds.csv", curve)
     _write_table(out / "images.csv", images)
-    ids = images["sample_id"].tolist()
     for name in ("fold", "view", "group"):
-        scores = (images[column].to_numpy(np.float64) for column in ("dice", "dice_at_half"))
-        found = breakdown.table(name, images[name].tolist(), ids, *scores)
-        _write_table(out / f"{name}s.csv", found)
+        _write_table(out / f"{name}s.csv", breakdown.table(name, images, beside))
 
 
 @command
@@ -209,22 +189,58 @@ def main() -> None:
     args = parser.parse_args()
     recipe = params.load(args.recipe)
     folds = params.load_folds(args.params, recipe.split.folds)
-    settings = recipe.tune
-    counts, rows = _read_counts(args.counts, folds, samples.read(args.samples))
-    measured = _read_measures(args.counts, folds, rows)
+    counts, rows = out_of_fold.read(args.counts, folds, samples.read(args.samples))
+    if rows[0].classes == 1:
+        measured = measures.read_folds(args.counts, folds, rows)
+        result: Result | ClassResult = _one_class(counts, rows, measured, recipe.tune, args.out)
+    else:
+        result = _several_classes(counts, rows, recipe.tune, args.out)
+    values = json.dumps(dataclasses.asdict(result), indent=2)
+    files.write_text(args.out / "metrics.json", values + "\n")
+
+
+def _one_class(
+    counts: npt.NDArray[np.int64],
+    rows: Sequence[Sample],
+    measured: Sequence[Measures],
+    settings: Tune,
+    out: Path,
+) -> Result:
+    """Choose the threshold, write the tables and say what came of it."""
     largest = np.array([one.dice_largest for one in measured])
     result, scores = tune(
         counts, rows, largest, settings.threshold, settings.bootstrap, settings.seed
     )
     images = _image_table(rows, counts, scores, result.level, measured)
-    _write_tables(args.out, images, scores.mean(axis=0))
-    values = json.dumps(dataclasses.asdict(result), indent=2)
-    files.write_text(args.out / "metrics.json", values + "\n")
+    curve = pd.DataFrame({"threshold": np.arange(LEVELS) / LEVELS, "dice": scores.mean(axis=0)})
+    _write_tables(out, images, curve, ["dice_at_half"])
     print(
         f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
         f"({result.dice_low:.5f} to {result.dice_high:.5f}), {result.gain:+.6f} against 0.5 "
         f"({result.gain_low:+.6f} to {result.gain_high:+.6f})"
     )
+    return result
+
+
+def _several_classes(
+    counts: npt.NDArray[np.int64], rows: Sequence[Sample], settings: Tune, out: Path
+) -> ClassResult:
+    """Score the classes, write the tables (that of thresholds is empty) and say what came of it."""
+    names = [label.name for label in rows[0].labels]
+    groups, folds = np.array([row.group for row in rows]), np.array([row.fold for row in rows])
+    result = class_scores.summarise(
+        counts, names, groups, folds, CONFIDENCE, settings.bootstrap, settings.seed
+    )
+    scores = pd.DataFrame(class_scores.of_images(names, counts))
+    curve = pd.DataFrame({"threshold": [], "dice": []})
+    _write_tables(out, breakdown.places(rows).join(scores), curve, ["accuracy", "iou"])
+    print(
+        f"no threshold, {len(names)} classes: accuracy {result.accuracy:.5f} "
+        f"({result.accuracy_low:.5f} to {result.accuracy_high:.5f}), mean Dice of the classes "
+        f"{result.dice:.5f} ({result.dice_low:.5f} to {result.dice_high:.5f}); always "
+        f"{result.majority}: accuracy {result.majority_accuracy:.5f}"
+    )
+    return result
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""Stage `validate`: one pass over a fold's held-out images, counted for every threshold."""
+"""Stage `validate`: one pass over a fold's held-out images, counted for every threshold.
+
+Of several classes, pixels are counted by true and predicted class instead.
+"""
 
 import argparse
+import csv
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +18,13 @@ from pipeline import files, hardware, model, params, rle, samples
 from pipeline.archives import Archives, base_name
 from pipeline.dice import HALF, count_levels, levels
 from pipeline.errors import UserError, command
-from pipeline.evaluation import gallery, measures, runs
+from pipeline.evaluation import class_scores, confusion, gallery, measures, out_of_fold, runs
 from pipeline.evaluation.gallery import Kind
 from pipeline.evaluation.measures import Measures
 from pipeline.evaluation.overlay import encode_jpeg
 from pipeline.images import decode_image, decode_mask
-from pipeline.prediction.inference import Prediction, full_resolution
+from pipeline.prediction import background
+from pipeline.prediction.inference import Prediction, decided, full_resolution
 from pipeline.prediction.inference import stream as stream_predictions
 from pipeline.samples import Sample
 
@@ -28,11 +34,13 @@ def validate(
     archives: Archives,
     total: int,
     keep: Callable[[Sample, str], None],
+    threads: int,
 ) -> tuple[npt.NDArray[np.int64], list[Measures]]:
     """Count the pixels of every image at each probability level, and measure it at 0.5.
 
     Args:
-        keep: called with each row and the run-length text of its prediction at 0.5.
+        keep: called with each row, in order, and the run-length text of its prediction at 0.5.
+        threads: that count.
 
     Returns:
         int64 (N, 2, 256), for each image, in order, the pixels of its background and of its
@@ -41,22 +49,60 @@ def validate(
     Raises:
         UserError: an image or a mask does not decode.
     """
-    counts, measured = np.zeros((total, 2, 256), np.int64), []
-    bar = tqdm(predictions, total=total, desc="validate", unit="img")
-    for index, prediction in enumerate(bar):
-        if prediction.error:
-            raise UserError(prediction.error)
+
+    def look(prediction: Prediction) -> tuple[Sample, npt.NDArray[np.int64], Measures, str]:
         row = prediction.row
         found = levels(full_resolution(prediction.probability, row.size))
         truth = _truth(archives, row)
-        counts[index] = count_levels(found, truth)
+        counted = count_levels(found, truth)
         text = rle.encode(found >= HALF)
-        at_half = runs.read(text, row.height, row.width)
-        measured.append(
-            measures.measure(row.sample_id, counts[index], at_half, runs.of_mask(truth), row.width)
+        at_half, true = runs.read(text, row.height, row.width), runs.of_mask(truth)
+        return (
+            row,
+            counted,
+            measures.measure(row.sample_id, counted, at_half, true, row.width),
+            text,
         )
+
+    counts, measured = np.zeros((total, 2, 256), np.int64), []
+    looked = background.mapped(look, _readable(predictions, total), threads)
+    for index, (row, counted, measure, text) in enumerate(looked):
+        counts[index] = counted
+        measured.append(measure)
         keep(row, text)
     return counts, measured
+
+
+def validate_classes(
+    predictions: Iterator[Prediction], archives: Archives, total: int, classes: int, threads: int
+) -> npt.NDArray[np.int64]:
+    """Count the pixels of every image by true and predicted class, at full resolution.
+
+    Returns:
+        int64 (N, C, C), see `pipeline.evaluation.confusion.count`.
+
+    Raises:
+        UserError: an image or a mask does not decode.
+    """
+
+    def look(prediction: Prediction) -> npt.NDArray[np.int64]:
+        row = prediction.row
+        found = decided(prediction.probability, row.size)
+        return confusion.count(found, _truth(archives, row), classes)
+
+    counts = np.zeros((total, classes, classes), np.int64)
+    looked = background.mapped(look, _readable(predictions, total), threads)
+    for index, counted in enumerate(looked):
+        counts[index] = counted
+    return counts
+
+
+def _readable(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """The predictions, with a progress bar; an image that cannot be read ends them."""
+    for prediction in tqdm(predictions, total=total, desc="validate", unit="img"):
+        if prediction.error:
+            raise UserError(prediction.error)
+        yield prediction
 
 
 def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
@@ -77,23 +123,27 @@ def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
 def _draw(
     folder: Path, kinds: Sequence[Kind], predictions: Iterator[Prediction], archives: Archives
 ) -> Iterator[gallery.Picture]:
-    """Write one overlay an image, named by kind and rank, and yield its pictures."""
+    """Write one overlay an image, named by kind and rank, and yield its pictures.
+
+    They show the foreground; of several classes that is all but the first, and the name says so.
+    """
     for rank, (kind, prediction) in enumerate(zip(kinds, predictions, strict=True), start=1):
         row = prediction.row
         image = decode_image(archives.read(row.image), row.size, row.image)
-        mask = full_resolution(prediction.probability, row.size) >= HALF / 256
+        mask = decided(prediction.probability, row.size) > 0
         truth = _truth(archives, row) > 0
         picture = encode_jpeg(gallery.panels(image, mask, truth))
         number = rank if kind == "worst" else rank - kinds.index("random")
-        (folder / f"{kind}-{number:02d}-{row.sample_id}.jpg").write_bytes(picture)
+        shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
+        (folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg").write_bytes(picture)
         yield gallery.picture(row.sample_id, kind, image, mask, truth)
 
 
-def _write_counts(path: Path, rows: Sequence[Sample], counts: npt.NDArray[np.int64]) -> None:
-    with files.written_whole(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream, sample_id=np.array([row.sample_id for row in rows]), counts=counts
-        )
+def _write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with files.written_whole(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
@@ -134,23 +184,19 @@ def main() -> None:
     wrapped = fabric.setup_module(network).eval()
     archives = Archives(args.raw)
     rows = samples.held_out(samples.read(args.samples), args.fold)
+    workers = hardware.workers(runtime.workers)
+    samples.check_classes(rows, description.classes, args.samples)
 
     def predict(some: Sequence[Sample]) -> Iterator[Prediction]:
         return stream_predictions(
             some, archives, [wrapped], description.size, description.resize, settings.tta, fabric,
-            runtime.batch_size, hardware.workers(runtime.workers),
+            runtime.batch_size, workers,
         )  # fmt: skip
 
-    texts: list[tuple[str, str]] = []
-
-    def keep(row: Sample, text: str) -> None:
-        if args.masks:
-            texts.append((base_name(row.image), text))
-
-    counts, measured = validate(predict(rows), archives, len(rows), keep)
-    if args.masks:
-        _write_masks(args.masks, texts)
-    scores = [one.dice for one in measured]
+    if description.classes == 1:
+        counts, scores = _one_class(predict(rows), archives, rows, args, workers)
+    else:
+        counts, scores = _several_classes(predict(rows), archives, rows, args, workers)
     chosen = choose(scores, settings.worst, settings.random, args.fold)
     if args.overlays.exists():
         shutil.rmtree(args.overlays)
@@ -158,9 +204,51 @@ def main() -> None:
     kinds = [kind for _, kind in chosen]
     again = predict([rows[index] for index, _ in chosen])
     gallery.write(args.gallery, _draw(args.overlays, kinds, again, archives))
+    out_of_fold.write(args.out, rows, counts)
+    at = " at 0.5" if description.classes == 1 else f", mean of {description.classes} classes"
+    print(f"fold {args.fold}: out-of-fold Dice {np.mean(scores):.5f}{at}, {len(rows)} images")
+
+
+def _one_class(
+    predictions: Iterator[Prediction],
+    archives: Archives,
+    rows: Sequence[Sample],
+    args: argparse.Namespace,
+    threads: int,
+) -> tuple[npt.NDArray[np.int64], list[float]]:
+    """Count, write measures and masks; return the counts and the Dice of each image at 0.5."""
+    texts: list[tuple[str, str]] = []
+
+    def keep(row: Sample, text: str) -> None:
+        if args.masks:
+            texts.append((base_name(row.image), text))
+
+    counts, measured = validate(predictions, archives, len(rows), keep, threads)
+    if args.masks:
+        _write_masks(args.masks, texts)
     measures.write(args.images, measured)
-    _write_counts(args.out, rows, counts)
-    print(f"fold {args.fold}: out-of-fold Dice {np.mean(scores):.5f} at 0.5, {len(rows)} images")
+    return counts, [one.dice for one in measured]
+
+
+def _several_classes(
+    predictions: Iterator[Prediction],
+    archives: Archives,
+    rows: Sequence[Sample],
+    args: argparse.Namespace,
+    threads: int,
+) -> tuple[npt.NDArray[np.int64], list[float]]:
+    """Count, write scores; return the counts and the mean Dice of each image."""
+    if args.masks:
+        raise UserError(
+            f"--masks: run-length masks hold one class, but {args.samples} has "
+            f"{rows[0].classes}; leave it out"
+        )
+    counts = validate_classes(predictions, archives, len(rows), rows[0].classes, threads)
+    names = [label.name for label in rows[0].labels]
+    scores = class_scores.of_images(names, counts)
+    told = zip(rows, scores, strict=True)
+    _write_scores(args.images, [{"sample_id": row.sample_id, **one} for row, one in told])
+    return counts, [one["dice"] for one in scores]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from conftest import by_group
 
 from pipeline.archives import Archives
 from pipeline.images import decode_image, resize_image
-from pipeline.prediction.background import ahead
+from pipeline.prediction.background import ahead, mapped
 from pipeline.prediction.decoding import HELD, decoded
 from pipeline.samples import Sample, odd_sizes
 from pipeline.sources import carvana
@@ -99,3 +99,30 @@ def test_odd_sizes_are_those_that_few_of_a_group_have(rows) -> None:
     assert odd_sizes([one, odd]) == {}, "of two, none is the odd one"
     others = [dataclasses.replace(odd, sample_id=name) for name in ("y", "z")]
     assert odd_sizes([*car[:5], *others]) == {}, "two sizes, and neither is the rule"
+
+
+def test_threads_keep_the_order_and_stay_near() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    results = mapped(lambda number: number * number, items(), 3)
+    assert next(results) == 0 and len(taken) <= 2 * 3 + 1
+    assert list(results) == [number * number for number in range(1, 50)]
+
+
+def test_what_a_thread_raises_ends_the_work() -> None:
+    def fail(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    found = []
+    with pytest.raises(ValueError, match="five"):
+        for number in mapped(fail, range(100), 2):
+            found.append(number)
+    assert found == [0, 1, 2, 3, 4]
+    assert not [t for t in threading.enumerate() if t.name.startswith("mapped")]

@@ -224,3 +224,14 @@ def test_bootstrap_weighs_images_not_groups():
 def test_bootstrap_refuses(values, groups, repeats, confidence):
     with pytest.raises(AssertionError):
         bootstrap_interval(np.array(values), np.array(groups), repeats, 0, confidence)
+
+
+def test_the_flattened_dice_is_of_all_pixels_and_of_probabilities():
+    generator = np.random.default_rng(0)
+    probability = generator.integers(256, size=(3, 20, 30)) / 255
+    truth = generator.random((3, 20, 30)) < 0.3
+    levels = (probability * 255).round().astype(np.uint8)
+    counts = np.stack([dice.count_levels(*pair) for pair in zip(levels, truth, strict=True)])
+    expected = (2 * probability[truth].sum() + 1) / (probability.sum() + truth.sum() + 1)
+    assert dice.flattened_dice(counts) == pytest.approx(expected)
+    assert dice.flattened_dice(np.zeros((1, 2, 256), np.int64)) == 1

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, write_tiny_archives, write_tiny_brains, write_yaml
+from conftest import (
+    PETS,
+    ROOT,
+    write_tiny_archives,
+    write_tiny_brains,
+    write_tiny_pets,
+    write_yaml,
+)
 
 from pipeline import samples, submission
 
@@ -16,6 +23,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ARCHIVES = {
     "carvana": write_tiny_archives,
     "brain_mri": write_tiny_brains,
+    "oxford_pets": write_tiny_pets,
 }  # of each source
 RECIPES = [
     path.stem
@@ -38,6 +46,8 @@ def smaller(recipe: dict) -> dict:
     recipe["train"] |= {"size": [100, 116] if unpadded else [64, 96], "epochs": 1, "batch_size": 2}
     if recipe["split"]["by"] == "first-images":
         recipe["split"] |= {"training": 7, "held_out": 3}
+    if recipe["split"]["source"] == "oxford_pets":
+        recipe["split"]["folds"] = len(PETS)
     recipe["tune"]["bootstrap"] = 10
     recipe["runtime"] |= {
         "accelerator": "cpu", "precision": "32-true", "workers": 0, "threads": 1, "batch_size": 4,
@@ -54,7 +64,7 @@ def run(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_source_of_the_project_has_tiny_archives() -> None:
     assert set(ARCHIVES) <= {path.stem for path in (ROOT / "pipeline/sources").glob("*.py")}
-    assert len(RECIPES) >= 9
+    assert len(RECIPES) >= 10
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -73,7 +83,10 @@ def test_a_tiny_version_of_every_recipe_runs(
     table = samples.read(tmp_path / "data/tiny/samples.csv")
     assert metrics["images"] == len(samples.held_out(table, 0)) > 0
     assert 0 <= metrics["dice"] <= 1
-    if samples.test(table):
-        run("predict", monkeypatch)
-        rows = list(submission.read_rows(tmp_path / "submissions/tiny/submit.csv.gz"))
-        assert len(rows) == len(samples.test(table))
+    run("predict", monkeypatch)
+    told = json.loads((tmp_path / "eval/tiny/prediction.json").read_text())
+    assert told["images"] == len(samples.test(table))
+    submitted = tmp_path / "submissions/tiny/submit.csv.gz"
+    assert submitted.exists() == bool(samples.test(table))
+    if submitted.exists():
+        assert len(list(submission.read_rows(submitted))) == len(samples.test(table))

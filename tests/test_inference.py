@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from pipeline.archives import Archives
 from pipeline.images import decode_image
 from pipeline.prediction.decoding import decoded
-from pipeline.prediction.inference import forward, full_resolution, stream
+from pipeline.prediction.inference import decided, forward, full_resolution, stream
 from pipeline.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split
@@ -29,6 +29,19 @@ class Redness(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         red = images[..., 0].float() - images[..., 1].float()
         return red / 40 + self.shift + self.ramp * torch.linspace(-1, 1, images.shape[2])
+
+
+class ThreeColours(torch.nn.Module):
+    """Logits of three classes: the channels, with a left-right ramp on the first."""
+
+    def __init__(self, ramp: float) -> None:
+        super().__init__()
+        self.ramp = ramp
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = images.permute(0, 3, 1, 2).float() / 40
+        logits[:, 0] += self.ramp * torch.linspace(-1, 1, images.shape[2])
+        return logits
 
 
 @pytest.fixture
@@ -70,6 +83,47 @@ def test_flips_are_undone_before_the_mean(rows, archives) -> None:
     for row, probability in zip(rows[:2], found, strict=True):
         expected = (by_hand(row, archives, 0, 1) + by_hand(row, archives, 0, -1)) / 2
         np.testing.assert_allclose(probability, expected, atol=1e-6)
+
+
+def softmax(row: Sample, archives: Archives, ramp: float) -> np.ndarray:
+    image = decode_image(archives.read(row.image), row.size, row.image).astype(np.float64) / 40
+    image[..., 0] += ramp * np.linspace(-1, 1, SIZE[1])
+    powers = np.exp(image - image.max(axis=2, keepdims=True))
+    return np.moveaxis(powers / powers.sum(axis=2, keepdims=True), 2, 0)
+
+
+def test_several_classes_are_the_mean_softmax_over_models_and_flips(rows, archives) -> None:
+    models = [ThreeColours(2), ThreeColours(-1)]
+    for tta, ramps in (("none", (2, -1)), ("hflip", (2, -2, -1, 1))):
+        for row, found in zip(
+            rows[:3], probabilities(rows[:3], archives, models, tta), strict=True
+        ):
+            expected = np.mean([softmax(row, archives, ramp) for ramp in ramps], axis=0)
+            assert found.dtype == np.float32 and found.shape == (3, *SIZE)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_several_models_disagree_where_their_classes_differ(rows, archives) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    (batch,) = decoded(rows[:4], archives, SIZE, "area", 4, 0, False)
+    found = forward(batch, [ThreeColours(3), ThreeColours(-3)], "none", fabric, 0.5)
+    for row, share in zip(rows[:4], found.disagreement, strict=True):
+        votes = [softmax(row, archives, ramp).argmax(axis=0) for ramp in (3, -3)]
+        expected = np.mean(votes[0] != votes[1])
+        assert share.item() == pytest.approx(expected, abs=2e-4) and expected > 0
+
+
+def test_classes_are_decided_at_full_resolution() -> None:
+    small = np.random.default_rng(0).random((4, 20, 30)).astype(np.float32)
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(small)[None], (51, 44), mode="bilinear", align_corners=False
+    )[0]
+    found = decided(small, (51, 44))
+    assert found.dtype == np.uint8 and found.shape == (51, 44)
+    assert np.mean(found != large.argmax(dim=0).numpy()) < 1e-3, "but for rounding"
+    np.testing.assert_array_equal(decided(np.ones((3, 2, 2), np.float32), (4, 4)), np.zeros((4, 4)))
+    binary = decided(small[0], (51, 44))
+    np.testing.assert_array_equal(binary, full_resolution(small[0], (51, 44)) >= 0.5)
 
 
 def test_batches_and_workers_change_nothing(rows, archives) -> None:

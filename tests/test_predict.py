@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from conftest import ROOT, jpeg, tiny_image, tiny_mask, tiny_recipe, write_yaml
 
 from pipeline import files, model, rle, samples, submission
@@ -132,6 +133,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         description = model.Description(
             NETWORK, (32, 64), "linear", (0.5,) * 3, (0.5,) * 3, 1, fold
         )  # fmt: skip
+        torch.manual_seed(fold)  # whatever ran before: masks of several parts
         network = model.build(description, "none")
         model.save(folder / f"runs/fold{fold}/model.pt", network, network.state_dict())
     return folder

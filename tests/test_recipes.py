@@ -19,6 +19,7 @@ PARAMETERS = {
     "ekami-unet-572": 31_037_633,
     "lab-cnn": 371_073,
     "lab-unet": 7_760_097,
+    "oxford-pets": 8_630_563,
     "posit-unet-128": 31_031_745,
     "sample": 5_565_473,
 }

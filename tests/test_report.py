@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_archives, write_yaml
 from PIL import Image
@@ -123,7 +124,8 @@ def write_out_of_fold(
     largest = np.array([one.dice_largest for one in measured])
     result, scores = tune.tune(np.stack(counts), rows, largest, **settings)
     images = tune._image_table(rows, np.stack(counts), scores, result.level, measured)
-    tune._write_tables(folder / "eval", images, scores.mean(axis=0))
+    curve = pd.DataFrame({"threshold": np.arange(256) / 256, "dice": scores.mean(axis=0)})
+    tune._write_tables(folder / "eval", images, curve, ["dice_at_half"])
     (folder / "eval/metrics.json").write_text(json.dumps(vars(result)))
     layers = [
         gallery.picture("", "worst", image, shifted(mask, 3 * i), mask)

@@ -7,7 +7,7 @@ import pytest
 from pipeline import samples, tune
 from pipeline.dice import count_levels, dice, levels
 from pipeline.errors import UserError
-from pipeline.evaluation import measures
+from pipeline.evaluation import measures, out_of_fold
 from pipeline.evaluation.measures import Measures
 from pipeline.samples import Sample
 
@@ -88,6 +88,17 @@ def test_scores_are_those_of_the_maps_themselves() -> None:
     pairs = zip(probabilities, truths, strict=True)
     by_hand = [dice(probability >= 154 / 256, truth) for probability, truth in pairs]
     assert result.dice == pytest.approx(np.mean(by_hand), abs=1e-12)
+    masks = [
+        (probability >= 154 / 256, truth)
+        for probability, truth in zip(probabilities, truths, strict=True)
+    ]
+    assert result.accuracy == pytest.approx(np.mean([found == true for found, true in masks]))
+    ious = [(found & true).sum() / (found | true).sum() for found, true in masks]
+    assert result.iou == pytest.approx(np.mean(ious))
+    # Levels of 1/256, told as multiples of 1/255.
+    p, y = np.stack(probabilities), np.stack(truths)
+    flat = (2 * p[y].sum() + 1) / (p.sum() + y.sum() + 1)
+    assert result.dice_flattened == pytest.approx(flat, abs=0.002)
 
 
 def test_the_interval_is_over_cars() -> None:
@@ -122,17 +133,17 @@ def test_counts_of_other_images_are_refused(tmp_path: Path) -> None:
     held_out = samples.held_out(table, 0)
     path = tmp_path / "fold0.npz"
     np.savez(path, counts=np.zeros((8, 2, 256)), sample_id=[row.sample_id for row in held_out])
-    assert tune._read_counts(tmp_path, [0], table)[1] == held_out
+    assert out_of_fold.read(tmp_path, [0], table)[1] == held_out
     np.savez(path, counts=np.zeros((8, 2, 256)), sample_id=["other"] * 8)
     with pytest.raises(UserError, match=r"fold0\.npz: found 8 images that are not the 8 of fold 0"):
-        tune._read_counts(tmp_path, [0], table)
+        out_of_fold.read(tmp_path, [0], table)
     with pytest.raises(UserError, match=r"fold1\.npz: .*run the validate stage of this fold"):
-        tune._read_counts(tmp_path, [1], table)
+        out_of_fold.read(tmp_path, [1], table)
     whole = path.read_bytes()
     for damaged in (b"", b"no archive", whole[:100], whole[:-30]):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="run the validate stage of this fold"):
-            tune._read_counts(tmp_path, [0], table)
+            out_of_fold.read(tmp_path, [0], table)
 
 
 def measured(sample_id: str) -> Measures:
@@ -143,21 +154,22 @@ def test_measures_of_other_images_are_refused(tmp_path: Path) -> None:
     table = rows(cars=3)[:4]
     path = tmp_path / "fold0-images.csv"
     measures.write(path, [measured(row.sample_id) for row in table])
-    assert [one.sample_id for one in tune._read_measures(tmp_path, [0], table)] == [
+    assert [one.sample_id for one in measures.read_folds(tmp_path, [0], table)] == [
         row.sample_id for row in table
     ]
     with pytest.raises(UserError, match="of 4 images that are not the 3 of"):
-        tune._read_measures(tmp_path, [0], table[:3])
+        measures.read_folds(tmp_path, [0], table[:3])
     path.write_text("sample_id,dice\n")
     with pytest.raises(UserError, match=r"fold0-images\.csv: found columns .*run the validate"):
-        tune._read_measures(tmp_path, [0], table)
+        measures.read_folds(tmp_path, [0], table)
 
 
 def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
     images = pd.DataFrame({"sample_id": ["a_01", "a_02", "b_01"], "group": ["a", "a", "b"]})
     images["view"], images["fold"] = ["01", "02", "01"], [1, 1, 0]
     images["dice"], images["dice_at_half"] = [0.9, 0.8, 0.7], [0.8, 0.8, 0.8]
-    tune._write_tables(tmp_path, images, np.linspace(0, 1, 256))
+    curve = pd.DataFrame({"threshold": [0.5], "dice": [0.8]})
+    tune._write_tables(tmp_path, images, curve, ["dice_at_half"])
     columns = "images,dice,dice_at_half,worst,worst_image"
     assert (tmp_path / "groups.csv").read_text().splitlines() == [
         f"group,{columns}",
@@ -168,5 +180,5 @@ def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
         "01,2,0.80000000,0.80000000,0.70000000,b_01"
     )
     assert (tmp_path / "folds.csv").read_text().splitlines()[1].startswith("0,1,0.7")
-    tune._write_tables(tmp_path, images.assign(view=""), np.linspace(0, 1, 256))
+    tune._write_tables(tmp_path, images.assign(view=""), curve, ["dice_at_half"])
     assert (tmp_path / "views.csv").read_text() == f"view,{columns}\n"

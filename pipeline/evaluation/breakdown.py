@@ -3,11 +3,9 @@
 import re
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from pipeline.samples import Entry
+from pipeline.samples import Entry, Sample
 
 _VIEW = re.compile(r"_(\d{2})")
 
@@ -24,28 +22,32 @@ def views(rows: Sequence[Entry]) -> list[str]:
     return [""] * len(rows)
 
 
-def table(
-    name: str,
-    labels: Sequence[str | int],
-    sample_ids: Sequence[str],
-    scores: npt.NDArray[np.float64],
-    at_half: npt.NDArray[np.float64],
-) -> pd.DataFrame:
-    """One row a label, in ascending order: images, mean Dice, the worst image and its Dice.
+def places(rows: Sequence[Sample]) -> pd.DataFrame:
+    """One row an image: what it is called and what it belongs to."""
+    return pd.DataFrame(
+        {
+            "sample_id": [row.sample_id for row in rows],
+            "group": [row.group for row in rows],
+            "view": views(rows),
+            "fold": [row.fold for row in rows],
+        }
+    )
+
+
+def table(name: str, images: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
+    """One row a value of the column `name`: images, mean Dice, the worst image and its Dice.
 
     Args:
-        name: the heading of the labels' column. Images labelled "" are left out.
-        scores, at_half: (N,) Dice of each image at the chosen threshold and at 0.5.
+        images: one row an image, with the columns `name` ("": leave the image out),
+            `sample_id`, `dice` and those of `beside`.
+        beside: columns whose means to tell too.
     """
-    images = pd.DataFrame(
-        {name: labels, "worst_image": sample_ids, "worst": scores, "at_half": at_half}
-    )
-    ordered = images[images[name] != ""].sort_values("worst", kind="stable")
-    found = ordered.groupby(name).agg(
-        images=("worst", "size"),
-        dice=("worst", "mean"),
-        dice_at_half=("at_half", "mean"),
-        worst=("worst", "first"),
-        worst_image=("worst_image", "first"),
+    kept = images[images[name] != ""].sort_values("dice", kind="stable")
+    found = kept.groupby(name).agg(
+        images=("dice", "size"),
+        dice=("dice", "mean"),
+        **{column: (column, "mean") for column in beside},
+        worst=("dice", "first"),
+        worst_image=("sample_id", "first"),
     )
     return found.reset_index()

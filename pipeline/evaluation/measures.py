@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import parts, runs
 from pipeline.evaluation.runs import Runs
 from pipeline.files import written_whole
+from pipeline.samples import Sample
 
 # Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
 UNCERTAIN = slice(13, 243)
@@ -90,6 +91,21 @@ def read(path: Path) -> list[Measures]:
             return [_parse(row) for row in reader]
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
+
+
+def read_folds(folder: Path, folds: Sequence[int], rows: Sequence[Sample]) -> list[Measures]:
+    """Read the tables of all folds, which must be those of `rows`.
+
+    Raises:
+        UserError: one cannot be read, or they are of other images.
+    """
+    found = [one for fold in folds for one in read(folder / f"fold{fold}-images.csv")]
+    if [one.sample_id for one in found] != [row.sample_id for row in rows]:
+        raise UserError(
+            f"{folder}: found fold<k>-images.csv of {len(found)} images that are not the "
+            f"{len(rows)} of fold<k>.npz; run the validate stage again"
+        )
+    return found
 
 
 def _parse(row: dict[str, Any]) -> Measures:

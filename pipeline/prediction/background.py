@@ -1,10 +1,11 @@
-"""A generator that works ahead in a thread of its own."""
+"""Work in threads, in order and never far ahead."""
 
 from collections import deque
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -24,3 +25,22 @@ def ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, Non
     finally:
         pool.shutdown(cancel_futures=True)
         items.close()
+
+
+def mapped(function: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
+    """Yield `function` of each item, in order, computed by `threads` threads (at least one).
+
+    At most twice as many items as threads are taken ahead. What the function raises is raised
+    here.
+    """
+    threads = max(1, threads)
+    pool, waiting = ThreadPoolExecutor(threads, "mapped"), deque[Future[T]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -17,6 +17,7 @@ from pipeline.prediction.decoding import Batch, Resize, decoded
 from pipeline.samples import Sample
 
 Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
 Tta = Literal["none", "hflip"]
 
 
@@ -25,7 +26,8 @@ class Prediction:
     """What the models say of one image.
 
     `probability` is float32 (h, w) in 0..1 at network size, the mean over models and
-    test-time augmentation. `error` says why the image could not be read, else it is empty.
+    test-time augmentation; of several classes (C, h, w), which add up to 1. `error` says why
+    the image could not be read, else it is empty.
     """
 
     row: Sample
@@ -47,7 +49,7 @@ def stream(
     """Predict `rows` in order, batch by batch; nothing grows with their number.
 
     Every image is read and decoded once, however many models there are. The models take
-    (B, H, W, 3) uint8 and return logits (B, H, W); they must be in evaluation mode.
+    (B, H, W, 3) uint8 and return logits (B, H, W) or (B, C, H, W); they must be in evaluation mode.
     """
     pinned = fabric.device.type == "cuda"
     for batch in decoded(rows, archives, size, resize, batch_size, workers, pinned):
@@ -62,13 +64,30 @@ def full_resolution(probability: Float32, size: Size) -> Float32:
     return np.asarray(resized, dtype=np.float32)
 
 
+def decided(probability: Float32, size: Size) -> UInt8:
+    """The class index of each pixel (H, W), from probabilities (h, w) or (C, h, w).
+
+    One class is told from background at 0.5; of several the most probable one wins, the first
+    of equal ones. The probabilities are resized, not the decisions.
+    """
+    if probability.ndim == 2:
+        return (full_resolution(probability, size) >= 0.5).view(np.uint8)
+    highest = full_resolution(probability[0], size)
+    found = np.zeros(size, np.uint8)
+    for index, small in enumerate(probability[1:], start=1):
+        resized = full_resolution(small, size)
+        found[resized > highest] = index
+        np.maximum(highest, resized, out=highest)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Probabilities:
     """What the models say of a batch, still on the device.
 
-    `probability` is float32 (B, h, w), the mean over models and flips. `disagreement` is
-    float32 (B,): the share of pixels on which the models, thresholded one by one after their
-    flips, do not all agree; 0 with one model.
+    `probability` is float32 (B, h, w) or (B, C, h, w), the mean over models and flips.
+    `disagreement` is float32 (B,): the share of pixels on which the models, deciding one by one
+    after their flips, do not all agree; 0 with one model.
     """
 
     probability: Tensor
@@ -84,17 +103,28 @@ def forward(
     with fabric.autocast():
         each = [_probability(model, images, tta) for model in models]
         total = torch.zeros_like(each[0])
-        agreed = each[0] >= threshold
-        differs = torch.zeros_like(agreed)
+        agreed = _decision(each[0], threshold)
+        differs = torch.zeros_like(agreed, dtype=torch.bool)
         for probability in each:
             total += probability
-            differs |= agreed != (probability >= threshold)
+            differs |= agreed != _decision(probability, threshold)
         return Probabilities(total / len(models), differs.float().mean(dim=(1, 2)))
 
 
+def _decision(probability: Tensor, threshold: float) -> Tensor:
+    """What each pixel (B, h, w) is decided to be: foreground or not, or a class index."""
+    return probability >= threshold if probability.ndim == 3 else probability.argmax(dim=1)
+
+
 def _probability(model: nn.Module, images: Tensor, tta: Tta) -> Tensor:
-    """Probability (B, h, w) float32 of (B, h, w, 3) images, the mean over flips."""
-    probability = torch.sigmoid(model(images).float())
+    """Probability (B, h, w) or (B, C, h, w), float32, of (B, h, w, 3), the mean over flips."""
+    probability = _normalised(model(images))
     if tta == "none":
         return probability
-    return (probability + torch.sigmoid(model(images.flip(2)).float()).flip(2)) / 2
+    return (probability + _normalised(model(images.flip(2))).flip(-1)) / 2
+
+
+def _normalised(logits: Tensor) -> Tensor:
+    """Logits as probabilities: of the foreground, or of all classes."""
+    logits = logits.float()
+    return torch.sigmoid(logits) if logits.ndim == 3 else torch.softmax(logits, dim=1)

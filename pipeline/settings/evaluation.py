@@ -16,7 +16,7 @@ class Validate(Section):
 
 
 class Tune(Section):
-    """How the threshold is chosen."""
+    """How the threshold is chosen. Of several classes there is none, and that key does nothing."""
 
     threshold: Literal["auto"] | Annotated[float, Field(ge=1 / 256, lt=1)]
     bootstrap: Count  # resamples of cars for the interval

@@ -1,7 +1,8 @@
 """The held-out Dice of a network in training, over all processes."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.archives import Archives
-from pipeline.dice import HALF, dice
+from pipeline.dice import dice
 from pipeline.errors import UserError
+from pipeline.evaluation import confusion
 from pipeline.evaluation.overlay import overlay
 from pipeline.images import Size, decode_image, decode_mask
-from pipeline.prediction.inference import Prediction, Tta, full_resolution, stream
+from pipeline.prediction import background
+from pipeline.prediction.inference import Prediction, Tta, decided, stream
 from pipeline.samples import Sample
 from pipeline.training import ranks
 from pipeline.training.dataset import Resize
@@ -29,7 +32,7 @@ SHOWN_WIDTH = 640  # pixels
 
 
 class Score(NamedTuple):
-    """`dice` is the mean of the competition's score at 0.5; `pictures` are overlays by name."""
+    """`dice` is the mean over images; `pictures` are overlays by name, of all but background."""
 
     dice: float
     pictures: dict[str, UInt8]
@@ -67,6 +70,8 @@ class HeldOut:
     def score(self, network: nn.Module, stop: Stop) -> Score | None:
         """The competition's score at threshold 0.5 and full resolution.
 
+        Of several classes, an image's score is the mean of the Dice of each class.
+
         Returns:
             None when a signal asked to stop meanwhile.
 
@@ -80,11 +85,12 @@ class HeldOut:
         shown = set(mine[:: max(1, len(mine) // SHOWN)][:SHOWN] if self.pictures else [])
         gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):  # the training's random numbers stay as they are
-            for prediction in self._predict(network, mine):
-                mask, truth = self._masks(prediction)
-                scores.append(dice(mask, truth))
-                if prediction.row in shown:
-                    pictures[prediction.row.sample_id] = self._picture(prediction.row, mask, truth)
+            judge = functools.partial(self._judge, shown=shown)
+            predictions = self._predict(network, mine)
+            for row, score, picture in background.mapped(judge, predictions, self.workers):
+                scores.append(score)
+                if picture is not None:
+                    pictures[row.sample_id] = picture
                 if stop.signal:
                     break
         mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
@@ -101,13 +107,25 @@ class HeldOut:
             predictions, total=len(rows), desc="validate", unit="img", leave=False, disable=quiet
         )
 
-    def _masks(self, prediction: Prediction) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Predicted and true mask at full resolution."""
+    def _judge(
+        self, prediction: Prediction, shown: Collection[Sample]
+    ) -> tuple[Sample, float, UInt8 | None]:
+        """An image's score, and its picture if it is one of those shown."""
+        row, (found, truth) = prediction.row, self._classes(prediction)
+        mask, true_mask = found > 0, truth > 0
+        if row.classes == 1:
+            score = dice(mask, true_mask)
+        else:
+            score = confusion.mean_dice(found, truth, row.classes)
+        return row, score, self._picture(row, mask, true_mask) if row in shown else None
+
+    def _classes(self, prediction: Prediction) -> tuple[UInt8, UInt8]:
+        """Predicted and true class indices at full resolution."""
         if prediction.error:
             raise UserError(prediction.error)
         row = prediction.row
         truth = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
-        return full_resolution(prediction.probability, row.size) >= HALF / 256, truth > 0
+        return decided(prediction.probability, row.size), truth
 
     def _picture(
         self, row: Sample, mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
