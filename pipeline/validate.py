@@ -105,17 +105,6 @@ def _readable(predictions: Iterator[Prediction], total: int) -> Iterator[Predict
         yield prediction
 
 
-def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
-    """Which images to draw: the indices of the lowest scores, worst first, then random others.
-
-    The random ones are drawn without looking at the scores, so they show what is usual.
-    """
-    order = np.argsort(scores, kind="stable")
-    others = np.random.default_rng(seed).permutation(np.sort(order[worst:]))
-    lowest: list[tuple[int, Kind]] = [(int(index), "worst") for index in order[:worst]]
-    return lowest + [(int(index), "random") for index in np.sort(others[:random])]
-
-
 def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
     return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
 
@@ -197,7 +186,7 @@ def main() -> None:
         counts, scores = _one_class(predict(rows), archives, rows, args, workers)
     else:
         counts, scores = _several_classes(predict(rows), archives, rows, args, workers)
-    chosen = choose(scores, settings.worst, settings.random, args.fold)
+    chosen = gallery.choose(scores, settings.worst, settings.random, args.fold)
     if args.overlays.exists():
         shutil.rmtree(args.overlays)
     args.overlays.mkdir(parents=True)

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +64,17 @@ class Picture:
     kind: Kind
     whole: Layers
     window: Layers
+
+
+def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
+    """Which images to draw: the indices of the lowest scores, worst first, then random others.
+
+    The random ones are drawn without looking at the scores, so they show what is usual.
+    """
+    order = np.argsort(scores, kind="stable")
+    others = np.random.default_rng(seed).permutation(np.sort(order[worst:]))
+    lowest: list[tuple[int, Kind]] = [(int(index), "worst") for index in order[:worst]]
+    return lowest + [(int(index), "random") for index in np.sort(others[:random])]
 
 
 def picture(sample_id: str, kind: Kind, image: UInt8, prediction: Mask, truth: Mask) -> Picture:
