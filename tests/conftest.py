@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import yaml
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.settings.data import ByGroup
 from pipeline.sources import brain_mri, oxford_pets
@@ -21,6 +23,7 @@ from pipeline.sources import brain_mri, oxford_pets
 # and threads of two processes that wait for each other on the same cores are five times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 ROOT = Path(__file__).parent.parent
 SLUG = "carvana-image-masking-challenge"
 HEIGHT, WIDTH = 64, 96
@@ -187,3 +190,15 @@ def copy_project(folder: Path) -> Path:
             shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None and os.environ.get("CI") == "true":
+        pytest.fail("no chromium on this machine; install it (apt-get install chromium)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine to open the report with")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_project
+from pages import looked_at
+from playwright.sync_api import Browser
 
 from pipeline import samples, submission
 
@@ -76,6 +78,10 @@ def test_the_first_command_leaves_a_valid_submission(clone: Path, first_run: str
     assert metrics["dice"] >= 0.97
     assert (metrics["images"], metrics["groups"], metrics["folds"]) == (128, 8, 5)
     assert "img/s" in first_run, "what takes long shows its progress"
+
+
+def test_its_report_opens_and_works(browser: Browser, clone: Path, first_run: str) -> None:
+    looked_at(browser, clone / "eval/sample/report.html")
 
 
 def test_no_process_of_the_first_command_was_large(first_run: str) -> None:

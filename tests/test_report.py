@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_archives, write_yaml
+from conftest import TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_archives, write_yaml
+from pages import Opened, looked_at
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from pipeline import report, rle, samples, tune
 from pipeline.dice import count_levels
@@ -28,7 +29,6 @@ from pipeline.sources import sample_cars
 REAL = Path(
     os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions/carvana-image-masking-challenge"
 )
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 CARS, FOLDS = 8, 2
 
 
@@ -253,52 +253,6 @@ def test_missing_inputs_name_the_stage(
 # --- the page in a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None and os.environ.get("CI") == "true":
-        pytest.fail("no chromium on this machine; install it (apt-get install chromium)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine to open the report with")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Opened:
-    """A page opened without a network, and all that it complained about or asked for."""
-
-    def __init__(self, browser: Browser, path: Path, width: int, scheme: str) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
-        )
-        self.page: Page = self.context.new_page()
-        self.problems: list[str] = []
-        self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda request: self._on_request(request.url))
-        self.page.goto(path.as_uri())
-
-    def _on_console(self, message: ConsoleMessage) -> None:
-        self.problems.append(f"{message.type}: {message.text}")
-
-    def _on_request(self, url: str) -> None:
-        if not url.startswith(("file:", "data:")):
-            self.problems.append(f"asked for {url}")
-
-    def scores(self) -> list[float]:
-        """Dice of the cards that are seen, in their order."""
-        seen = self.page.locator("#cards > .card:visible")
-        return [float(value) for value in seen.evaluate_all("all => all.map(c => c.dataset.dice)")]
-
-    def opacity(self, where: str) -> dict[str, bool]:
-        """Which layers are seen in the first picture under `where`."""
-        return {
-            mode: self.page.locator(f"{where} .layer.{mode}").first.is_visible()
-            for mode in ("difference", "prediction", "truth")
-        }
-
-
 @pytest.fixture
 def opened(browser: Browser, finished: Path) -> Iterator[Opened]:
     opened = Opened(browser, finished / "eval/report.html", 1280, "light")
@@ -421,31 +375,9 @@ def test_the_theme_is_the_system_s_until_one_is_chosen(browser: Browser, finishe
     opened.context.close()
 
 
-def looked_at(browser: Browser, path: Path) -> None:
-    """Open a page, and use it once."""
-    assert path.stat().st_size < 8e6
-    for width in (360, 1280):
-        opened = Opened(browser, path, width, "light")
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-        assert opened.scores() == sorted(opened.scores()) != []
-        opened.page.click("#cards .open >> nth=0")
-        opened.page.keyboard.press("2")
-        assert opened.opacity("#large-whole")["prediction"]
-        opened.context.close()
-        assert opened.problems == []
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="PIPELINE_DATA names no folder with real archives")
 def test_a_page_of_100_real_photographs(browser: Browser, tmp_path: Path) -> None:
     write_run(tmp_path, photographed())
     run_stage(tmp_path)
     assert (tmp_path / "eval/report.html").read_text().count('class="card" data-name') == 100
     looked_at(browser, tmp_path / "eval/report.html")
-
-
-def test_the_reports_of_runs_made_here(browser: Browser) -> None:
-    reports = sorted(ROOT.glob("eval/*/report.html"))
-    if not reports:
-        pytest.skip("no eval/<recipe>/report.html here; dvc repro makes one")
-    for path in reports:
-        looked_at(browser, path)
