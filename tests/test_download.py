@@ -429,7 +429,12 @@ def test_killed_in_the_middle(server: KaggleServer, tmp_path: Path) -> None:
     for number, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)):
         server.blob_faults["train.zip"] = [Fault(rate=7e5)]  # not done before it is killed
         process = subprocess.Popen(
-            command(out, "train.zip"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+            command(out, "train.zip"),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            # What a shell puts in the background ignores Ctrl-C, and so would its children.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         wait_for(functools.partial(grown, 600_000 * (number + 1)))
         process.send_signal(how)
