@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,6 +171,25 @@ def load(path: Path) -> Segmenter:
     model = build(Description(**content["description"]), weights="none")
     model.load_state_dict(content["weights"])
     return model.eval()
+
+
+def load_folds(runs: Path, folds: Sequence[int]) -> list[Segmenter]:
+    """Load `fold<k>/model.pt` of each fold; all must take the same input.
+
+    Raises:
+        UserError: as `load`, or two of them take different sizes.
+    """
+    models = [load(runs / f"fold{fold}" / "model.pt") for fold in folds]
+    first = models[0].description
+    for fold, network in zip(folds, models, strict=True):
+        found = network.description
+        if (found.size, found.resize) != (first.size, first.resize):
+            raise UserError(
+                f"{runs}/fold{fold}/model.pt: takes {found.size} ({found.resize}), fold "
+                f"{folds[0]} takes {first.size} ({first.resize}), expected the same; train "
+                f"the folds again"
+            )
+    return models
 
 
 def parameters(network: nn.Module) -> int:

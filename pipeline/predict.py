@@ -10,7 +10,9 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from pipeline import files, fingerprint, hardware, model, params, samples
@@ -86,21 +88,6 @@ def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], settings: Predict) -
         )
 
 
-def _load_models(runs: Path, folds: Sequence[int]) -> list[model.Segmenter]:
-    """The networks of all folds, which must take the same input."""
-    models = [model.load(runs / f"fold{fold}" / "model.pt") for fold in folds]
-    first = models[0].description
-    for fold, network in zip(folds, models, strict=True):
-        found = network.description
-        if (found.size, found.resize) != (first.size, first.resize):
-            raise UserError(
-                f"{runs}/fold{fold}/model.pt: takes {found.size} ({found.resize}), fold "
-                f"{folds[0]} takes {first.size} ({first.resize}), expected the same; train "
-                f"the folds again"
-            )
-    return models
-
-
 def _read_threshold(path: Path) -> float:
     try:
         return float(json.loads(path.read_text())["threshold"])
@@ -140,38 +127,18 @@ def _write_nothing(out: Path, summary: Path) -> None:
     print(f"{out}: the data set has no test images, so there is no submission to write")
 
 
-@command
-def main() -> None:
-    """Predict the test set of one recipe with all the folds that `params.yaml` lists."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
-    parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
-    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of fold<k>/model.pt")
-    parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of tune")
-    parser.add_argument("--work", type=Path, required=True, help="folder for unfinished chunks")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the submission")
-    parser.add_argument("--summary", type=Path, required=True, help="figures to write (.json)")
-    args = parser.parse_args()
-    recipe = params.load(args.recipe)
-    folds = params.load_folds(args.params, recipe.split.folds)
+def _run(
+    args: argparse.Namespace,
+    recipe: params.Recipe,
+    folds: Sequence[int],
+    rows: Sequence[Sample],
+    fabric: Fabric,
+) -> None:
+    """Predict `rows`, as one of Fabric's processes; the first puts all shares together."""
     settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
-    rows = samples.test(samples.read(args.samples))
-    _check_one_class(rows, args.samples)
-    fabric = hardware.launch(
-        runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
-    )
-    if runtime.deterministic:
-        hardware.make_deterministic()
-    leads = fabric.is_global_zero
-    if not rows:
-        if leads:
-            _write_nothing(args.out, args.summary)
-        return
     threshold = _read_threshold(args.metrics)
     memory.keep_freed()
-    sample = submissions.find_sample(args.raw)
+    submissions.find_sample(args.raw)  # missing, it ends the run now and not after it
     for row in rows:
         submissions.check_name(base_name(row.image))
     odd = samples.odd_sizes(rows)
@@ -193,10 +160,10 @@ def main() -> None:
             folder = args.work / f"predict-{key}"
             return folder, Chunks(folder, rows, size).missing()
 
-        models = _load_models(args.runs, folds)
+        models = model.load_folds(args.runs, folds)
         folder, missing = agreed(fabric, plan)
         chunks = Chunks(folder, rows, size)
-        if leads and len(missing) < len(chunks):
+        if fabric.is_global_zero and len(missing) < len(chunks):
             print(f"going on with {len(missing)} of {len(chunks)} chunks from {folder}", flush=True)
         mine = missing[fabric.global_rank :: fabric.world_size]
         some, workers = chunks.samples(mine), hardware.workers(runtime.workers)
@@ -208,7 +175,7 @@ def main() -> None:
         )  # fmt: skip
         batches = stack.enter_context(contextlib.closing(ahead(stream, AHEAD)))
         bar = stack.enter_context(
-            tqdm(total=len(some), desc="predict", unit="img", disable=not leads)
+            tqdm(total=len(some), desc="predict", unit="img", disable=not fabric.is_global_zero)
         )
         predict(
             while_parent_lives(waits.each("masks", batches)), chunks, mine,
@@ -216,17 +183,60 @@ def main() -> None:
         )  # fmt: skip
         bar.close()
         wait_for_all(fabric)
-        if leads:
+        if fabric.is_global_zero:
             values = figures.measure(waits, len(chunks.samples(missing)), workers, fabric)
-            summary, errors = _publish(chunks, folder, sample, rows, args.out, settings.compression)
-            values |= {
-                "images": summary.rows, "bad_images": len(errors),
-                "empty_rows": summary.empty_rows, "threshold": threshold,
-            }  # fmt: skip
-            files.write_text(args.summary, json.dumps(values, indent=2) + "\n")
-            files.remove_folders(args.work, "predict-")  # the lock's folder goes last
-            files.remove_folders(args.work, "predict")
-            figures.tell(args.out / "submit.csv.gz", values, errors)
+            values["threshold"] = threshold
+            _finish(args, chunks, folder, rows, settings, values)
+
+
+def _finish(
+    args: argparse.Namespace,
+    chunks: Chunks,
+    scratch: Path,
+    rows: Sequence[Sample],
+    settings: Predict,
+    values: dict[str, Any],
+) -> None:
+    """Publish the whole, write its figures (to which `values` belong), remove the scratch."""
+    sample = submissions.find_sample(args.raw)
+    summary, errors = _publish(chunks, scratch, sample, rows, args.out, settings.compression)
+    values |= {
+        "images": summary.rows, "bad_images": len(errors), "empty_rows": summary.empty_rows,
+    }  # fmt: skip
+    files.write_text(args.summary, json.dumps(values, indent=2) + "\n")
+    files.remove_folders(args.work, "predict-")  # the lock's folder goes last
+    files.remove_folders(args.work, "predict")
+    figures.tell(args.out / "submit.csv.gz", values, errors)
+
+
+@command
+def main() -> None:
+    """Predict the test set of one recipe with all the folds that `params.yaml` lists."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
+    parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
+    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of fold<k>/model.pt")
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of tune")
+    parser.add_argument("--work", type=Path, required=True, help="folder for unfinished chunks")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the submission")
+    parser.add_argument("--summary", type=Path, required=True, help="figures to write (.json)")
+    args = parser.parse_args()
+    recipe = params.load(args.recipe)
+    folds = params.load_folds(args.params, recipe.split.folds)
+    runtime = recipe.runtime
+    rows = samples.test(samples.read(args.samples))
+    _check_one_class(rows, args.samples)
+    fabric = hardware.launch(
+        runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
+    )
+    if runtime.deterministic:
+        hardware.make_deterministic()
+    if rows:
+        _run(args, recipe, folds, rows, fabric)
+    elif fabric.is_global_zero:
+        _write_nothing(args.out, args.summary)
 
 
 if __name__ == "__main__":
