@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,15 @@ def test_workers_change_no_pixel(rows, archives) -> None:
 
     for one, other in zip(epoch(0), epoch(hardware.workers(2)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_workers_start_where_opencv_has_threads(rows, archives) -> None:
+    """In a forked process those threads are gone, and whoever waits for them waits forever."""
+    cv2.setNumThreads(2)
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (1500, 1500))  # large enough to share
+    loader = load_batches(training_set(rows, archives), shuffle(len(rows), 3, seed=4), 1, pin=False)
+    loader.timeout = 60
+    assert len(list(loader)) == len(rows) // 3
 
 
 def test_an_epoch_draws_every_row_at_most_once() -> None:

@@ -154,6 +154,9 @@ def load_batches(
         workers: processes that decode and augment; they stay from epoch to epoch.
         pin: into memory that a GPU can read by itself.
     """
+    # There is a process a core. Said here and not in the workers, because this also ends the
+    # threads OpenCV has: a forked process would wait for them forever as soon as it says so.
+    cv2.setNumThreads(1)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -163,11 +166,5 @@ def load_batches(
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
         generator=torch.Generator(),  # else each epoch takes a number from the network's
     )
-
-
-def _one_thread(worker: int) -> None:
-    """There is a process a core: OpenCV's threads would only get into each other's way."""
-    cv2.setNumThreads(1)
