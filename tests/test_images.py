@@ -106,6 +106,31 @@ def test_unusual_pictures_are_rgb_too() -> None:
         assert np.abs(decoded - expected).mean() < 12, (picture.mode, kind)
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), (63, 95)])
+def test_a_jpeg_is_what_pillow_makes_of_it(
+    subsampling: str, progressive: bool, size: tuple[int, int]
+) -> None:
+    photo = cv2.GaussianBlur(IMAGE, (0, 0), 3)[: size[0], : size[1]]
+    stream = io.BytesIO()
+    Image.fromarray(photo).save(
+        stream, "JPEG", quality=90, subsampling=subsampling, progressive=progressive
+    )
+    decoded = decode_image(stream.getvalue(), size, "a.jpg")
+    expected = np.asarray(Image.open(stream), dtype=int)
+    # Where colour has fewer pixels, it is spread without smoothing.
+    assert np.abs(decoded - expected).mean() <= (0 if subsampling == "4:4:4" else 1)
+
+
+def test_a_jpeg_with_some_bytes_too_many_is_whole() -> None:
+    data = jpeg(IMAGE)
+    longer = data[:-2] + bytes(40) + data[-2:]
+    np.testing.assert_array_equal(
+        decode_image(longer, SIZE, "a.jpg"), decode_image(data, SIZE, "a.jpg")
+    )
+
+
 @pytest.mark.parametrize("method", ["linear", "area"])
 def test_resizing_keeps_type_and_mean(method: str) -> None:
     small = resize_image(IMAGE, (32, 48), method)  # type: ignore[arg-type]
