@@ -58,31 +58,33 @@ def decode_image(data: bytes, size: Size, name: str) -> UInt8:
     Raises:
         BadImageError: it does not decode, is cut short, or has another size.
     """
-    image = _decode_jpeg(data, name) if data.startswith(JPEG_START) else _decode_other(data, name)
-    _check_size((image.shape[0], image.shape[1]), size, name)
-    return image
+    if data.startswith(JPEG_START):
+        return _decode_jpeg(data, size, name)
+    return _decode_other(data, size, name)
 
 
-def _decode_jpeg(data: bytes, name: str) -> UInt8:
-    """A quarter faster than OpenCV, half of it because colour is upsampled without smoothing.
+def _decode_jpeg(data: bytes, size: Size, name: str) -> UInt8:
+    """Decode with libjpeg-turbo itself, in a quarter less time than through OpenCV.
 
-    On Carvana's photographs that moves a value by 0.08 of 255 on average.
+    Half of that is colour upsampled without smoothing: on Carvana's photographs it moves a
+    value by 0.08 of 255 on average.
     """
     # libjpeg paints what is missing grey and reports success: look for the end ourselves.
     if JPEG_END not in data[-4096:]:
         raise _undecodable(name, len(data), "the JPEG is cut short")
     try:
         # Not strict: public data sets hold files with some bytes too many that are whole.
-        *_, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        _check_size((height, width), size, name)  # first: a false header may claim gigabytes
         if colours in ("CMYK", "YCCK"):  # made RGB by OpenCV alone
-            return _decode_other(data, name)
+            return _decode_other(data, size, name)
         image: UInt8 = simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, strict=False)
     except ValueError as error:
         raise _undecodable(name, len(data), str(error)) from None
     return image
 
 
-def _decode_other(data: bytes, name: str) -> UInt8:
+def _decode_other(data: bytes, size: Size, name: str) -> UInt8:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -90,6 +92,7 @@ def _decode_other(data: bytes, name: str) -> UInt8:
         raise _undecodable(name, len(data), str(error).partition("\n")[0]) from None
     if image is None:
         raise _undecodable(name, len(data), "OpenCV does not decode it")
+    _check_size((image.shape[0], image.shape[1]), size, name)
     return image.astype(np.uint8, copy=False)
 
 
