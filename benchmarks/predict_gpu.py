@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import hardware, model
+from pipeline import hardware, memory, model
 from pipeline.archives import Archives
 from pipeline.predict import AHEAD, CHUNK, predict
-from pipeline.prediction import memory
 from pipeline.prediction.background import ahead
 from pipeline.prediction.chunks import Chunks
 from pipeline.prediction.decoding import decoded

@@ -31,8 +31,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline import memory
 from pipeline.archives import Archives, base_name
-from pipeline.prediction import csv_rows, mask_bits, memory
+from pipeline.prediction import csv_rows, mask_bits
 from pipeline.prediction.decoding import decoded
 from pipeline.prediction.gzip_member import PieceFile
 from pipeline.samples import Sample

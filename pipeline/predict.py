@@ -8,19 +8,19 @@ its last whole chunk, and several processes share the chunks among them.
 import argparse
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
-from pipeline import files, fingerprint, hardware, model, params, samples
+from pipeline import files, fingerprint, hardware, memory, model, params, samples
 from pipeline import submission as submissions
 from pipeline.archives import Archives, base_name
 from pipeline.errors import UserError, command
 from pipeline.images import BadImageError
-from pipeline.prediction import csv_rows, figures, mask_bits, memory
+from pipeline.prediction import csv_rows, figures, mask_bits
 from pipeline.prediction.background import ahead
 from pipeline.prediction.chunks import TABLE_HEADER, Chunk, Chunks, Told
 from pipeline.prediction.mask_stream import Masks, masks
@@ -30,7 +30,6 @@ from pipeline.samples import Sample
 from pipeline.settings.evaluation import Predict
 
 CHUNK = 512  # images, about: a batch more or less; a killed run loses at most so many
-_OR_EMPTY = "or set predict.on_bad_image to empty"
 AHEAD = 2  # batches of masks that wait for the writer
 
 
@@ -66,9 +65,7 @@ def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], settings: Predict) -
     errors = [
         odd.get(row.sample_id, error) for row, error in zip(batch.rows, batch.errors, strict=True)
     ]
-    if settings.on_bad_image == "fail" and any(errors):
-        first = next(filter(None, errors))
-        raise BadImageError(f"{first} ({_OR_EMPTY})")
+    _refuse_bad(errors, settings)
     start = 0
     for words in batch.words:
         some = range(start, start := start + len(words))
@@ -86,6 +83,13 @@ def _write(chunk: Chunk, batch: Masks, odd: dict[str, str], settings: Predict) -
                 for name, area, share, i in zip(names, areas, differs, some, strict=True)
             ],
         )
+
+
+def _refuse_bad(errors: Iterable[str], settings: Predict) -> None:
+    """Raise the first error there is, unless bad images are to be empty."""
+    first = next(filter(None, errors), "")
+    if first and settings.on_bad_image == "fail":
+        raise BadImageError(f"{first} (or set predict.on_bad_image to empty)")
 
 
 def _read_threshold(path: Path) -> float:
@@ -106,12 +110,18 @@ def _check_one_class(rows: Sequence[Sample], where: Path) -> None:
 
 
 def _publish(
-    chunks: Chunks, scratch: Path, sample: Path, rows: Sequence[Sample], out: Path, level: int
+    chunks: Chunks,
+    scratch: Path,
+    sample: Path,
+    rows: Sequence[Sample],
+    out: Path,
+    settings: Predict,
 ) -> tuple[submissions.Summary, list[str]]:
     """Put the chunks together, check the whole, and only then give it its name."""
     submission, table = scratch / "submit.csv.gz", scratch / "images.csv"
     errors = chunks.write_table(table)
-    chunks.write_submission(submission, level)
+    _refuse_bad(errors, settings)  # of chunks made when empty rows were allowed
+    chunks.write_submission(submission, settings.compression)
     sizes = {base_name(row.image): row.size for row in rows}
     summary = submissions.check(submission, sample, sizes)
     files.move(table, out / "images.csv")
@@ -142,8 +152,7 @@ def _run(
     for row in rows:
         submissions.check_name(base_name(row.image))
     odd = samples.odd_sizes(rows)
-    if odd and settings.on_bad_image == "fail":
-        raise BadImageError(f"{next(iter(odd.values()))} ({_OR_EMPTY})")
+    _refuse_bad(odd.values(), settings)
     size = max(1, CHUNK // runtime.batch_size) * runtime.batch_size
 
     with contextlib.ExitStack() as stack:
@@ -151,7 +160,9 @@ def _run(
 
         def plan() -> tuple[Path, list[int]]:
             stack.enter_context(files.only_process(args.work / "predict"))
-            decisive = (tta, settings, threshold, runtime.batch_size, size)
+            # Not on_bad_image: without bad images, chunks are what they would have been.
+            kept = (settings.keep, settings.compression)
+            decisive = (tta, kept, threshold, runtime.batch_size, size)
             key = fingerprint.key(
                 f"{decisive} {hardware.arithmetic(fabric)}",
                 [args.samples, *(args.runs / f"fold{fold}" / "model.pt" for fold in folds)],
@@ -199,7 +210,7 @@ def _finish(
 ) -> None:
     """Publish the whole, write its figures (to which `values` belong), remove the scratch."""
     sample = submissions.find_sample(args.raw)
-    summary, errors = _publish(chunks, scratch, sample, rows, args.out, settings.compression)
+    summary, errors = _publish(chunks, scratch, sample, rows, args.out, settings)
     values |= {
         "images": summary.rows, "bad_images": len(errors), "empty_rows": summary.empty_rows,
     }  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pipeline import files, hardware, model, params, rle, samples
+from pipeline import files, hardware, memory, model, params, rle, samples
 from pipeline.archives import Archives, base_name
 from pipeline.dice import HALF, count_levels, levels
 from pipeline.errors import UserError, command
@@ -124,7 +124,9 @@ def _draw(
         picture = encode_jpeg(gallery.panels(image, mask, truth))
         number = rank if kind == "worst" else rank - kinds.index("random")
         shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
-        (folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg").write_bytes(picture)
+        path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
+        with files.written_whole(path) as temporary:
+            temporary.write_bytes(picture)
         yield gallery.picture(row.sample_id, kind, image, mask, truth)
 
 
@@ -160,6 +162,7 @@ def main() -> None:
     params.check_fold(args.fold, recipe.split.folds, "--fold")
     settings, runtime = recipe.validate_, recipe.runtime
 
+    memory.keep_freed()
     network = model.load(args.model)
     description = network.description
     if description.fold != args.fold:

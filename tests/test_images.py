@@ -123,12 +123,23 @@ def test_a_jpeg_is_what_pillow_makes_of_it(
     assert np.abs(decoded - expected).mean() <= (0 if subsampling == "4:4:4" else 1)
 
 
-def test_a_jpeg_with_some_bytes_too_many_is_whole() -> None:
+def test_a_jpeg_damaged_inside_is_taken_as_far_as_it_decodes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     data = jpeg(IMAGE)
+    whole = decode_image(data, SIZE, "a.jpg")
+    assert capsys.readouterr().out == ""
     longer = data[:-2] + bytes(40) + data[-2:]
-    np.testing.assert_array_equal(
-        decode_image(longer, SIZE, "a.jpg"), decode_image(data, SIZE, "a.jpg")
-    )
+    np.testing.assert_array_equal(decode_image(longer, SIZE, "a.jpg"), whole)
+    assert "a.jpg: taken as far as it decodes: " in capsys.readouterr().out
+    shorter = data[: len(data) * 2 // 3] + data[-2:]
+    np.testing.assert_array_equal(decode_image(shorter, SIZE, "b.jpg")[:16], whole[:16])
+    assert "b.jpg: taken as far as it decodes: " in capsys.readouterr().out
+
+
+def test_a_jpeg_cut_short_is_found_without_decoding() -> None:
+    with pytest.raises(BadImageError, match="cut short"):
+        read_size(jpeg(IMAGE)[:-2], "a.jpg")
 
 
 @pytest.mark.parametrize("method", ["linear", "area"])

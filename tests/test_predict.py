@@ -239,6 +239,22 @@ def test_bad_images_may_be_left_empty(project: Project) -> None:
     ]  # fmt: skip
 
 
+def test_what_becomes_of_bad_images_may_be_changed_in_between(project: Project) -> None:
+    """Finished chunks are kept, whichever way it is changed."""
+    bad = IMAGES[9]
+    project.replace(bad, picture(bad)[:-300])
+    listed = project.folder / "raw/sample_submission.csv"
+    listed.write_text(listed.read_text().replace(IMAGES[0], "another"))  # refused at the end
+    refused(project.run(), "cut short")
+    project.recipe(predict={"on_bad_image": "empty"})
+    status, printed, _ = project.run()
+    assert status == 1 and "another" in printed, printed
+    assert "going on with 4 of 6 chunks" in printed and len(project.complete()) == 6
+    project.recipe(predict={"on_bad_image": "fail"})
+    refused(project.run(), "cut short", "predict.on_bad_image")
+    assert len(project.complete()) == 6
+
+
 def image_table(project: Project) -> list[dict[str, str]]:
     with (project.folder / "out/images.csv").open() as stream:
         assert stream.readline() == "img,foreground,disagreement,error\n"

@@ -6,8 +6,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from pipeline import hardware
-from pipeline.prediction import memory
+from pipeline import hardware, memory
 from pipeline.prediction.waits import Waits
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipeline import memory
 from pipeline.archives import Archives
 from pipeline.images import Size, decode_image, decode_mask, resize_image, soft_target
 from pipeline.samples import Sample
@@ -166,5 +167,10 @@ def load_batches(
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_keep_freed,
         generator=torch.Generator(),  # else each epoch takes a number from the network's
     )
+
+
+def _keep_freed(worker: int) -> None:
+    memory.keep_freed()
