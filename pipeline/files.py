@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import UserError
 
@@ -102,19 +103,34 @@ def write_text(path: Path, text: str) -> None:
 def only_process(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on `folder` (made if missing) while the block runs.
 
-    The lock is the kernel's (`flock`), so it goes with the process, however that ends.
+    The lock is the kernel's (`flock`), so it goes with the process, however that ends. Its file
+    lies beside the folder, which the block may remove.
 
     Raises:
         UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
+    path = folder.with_name(f".{folder.name.lstrip('.')}.lock")
+    with _locked(path, folder) as stream:
         # Workers forked later outlive a kill for seconds; their copies would hold the lock.
         os.register_at_fork(after_in_child=stream.close)
         try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, folder: Path) -> IO[str]:
+    """The file at `path`, locked."""
+    while True:
+        stream = path.open("w")
+        try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(stream.fileno()).st_ino:
+                return stream  # else another process has just removed what we have opened
         except BlockingIOError:
+            stream.close()
             raise UserError(
                 f"{folder}: another process is working here; wait for it to end, or stop it"
             ) from None
-        yield
+        stream.close()

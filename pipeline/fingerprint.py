@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.errors import UserError
+
 
 def key(settings: str, files: Iterable[Path], archives: Path) -> str:
     """A name that changes with whatever a result depends on.
@@ -26,7 +28,10 @@ def key(settings: str, files: Iterable[Path], archives: Path) -> str:
 
 def state_of(archives: Path) -> str:
     """What tells a folder of archives from another unread: names, sizes, times of change."""
-    found = [(path.name, path.stat()) for path in sorted(archives.iterdir())]
+    try:
+        found = [(path.name, path.stat()) for path in sorted(archives.iterdir())]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing; run the download stage first") from None
     return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
 
 

@@ -4,7 +4,9 @@ Sizes are (height, width) in pixels. Every decoded size is checked against what 
 expects, because a picture of another size decodes without complaint.
 """
 
+import contextlib
 import io
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from pipeline.errors import UserError
 
@@ -22,10 +23,13 @@ UInt8 = npt.NDArray[np.uint8]
 
 JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
+JPEG_SCAN = b"\xff\xda"  # the start of one; a progressive picture has several
 
 
 # What Pillow raises for bytes that are no picture it can read.
-_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError)
+_UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
+)  # fmt: skip
 
 
 class BadImageError(UserError):
@@ -47,8 +51,11 @@ def read_size(data: bytes, name: str) -> Size:
 
 
 def _check_end(data: bytes, name: str) -> None:
-    """Refuse a JPEG that is cut short: libjpeg paints what is missing grey and is content."""
-    if data.startswith(JPEG_START) and JPEG_END not in data[-4096:]:
+    """Refuse a JPEG that is cut short: libjpeg paints what is missing grey and is content.
+
+    Its end comes after its last scan's start; a thumbnail in its header has an end too.
+    """
+    if data.startswith(JPEG_START) and data.rfind(JPEG_END) < data.rfind(JPEG_SCAN):
         raise _undecodable(name, len(data), "the JPEG is cut short")
 
 
@@ -78,20 +85,28 @@ def _decode_jpeg(data: bytes, size: Size, name: str) -> UInt8:
     Half of that is colour upsampled without smoothing: on Carvana's photographs it moves a
     value by 0.08 of 255 on average.
     """
-    _check_end(data, name)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (KeyError, ValueError):  # of an unusual sampling of colour, or damaged
+        colours = "unknown"
+    else:
         _check_size((height, width), size, name)  # first: a false header may claim gigabytes
-        if colours in ("CMYK", "YCCK"):  # made RGB by OpenCV alone
-            return _decode_other(data, size, name)
-        try:
-            image: UInt8 = simplejpeg.decode_jpeg(data, "RGB", fastupsample=True)
-        except ValueError as damage:
-            # Public data sets hold such files; every other reader takes them, without a word.
-            image = simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, strict=False)
-            tqdm.write(f"{name}: taken as far as it decodes: {damage}")
-    except ValueError as error:
-        raise _undecodable(name, len(data), str(error)) from None
+    if colours in ("CMYK", "YCCK", "unknown"):  # for OpenCV alone
+        _check_end(data, name)
+        return _decode_other(data, size, name)
+    try:
+        return _rgb(data, strict=True)
+    except ValueError as damage:
+        _check_end(data, name)
+        # Public data sets hold such files; other readers take them without a word.
+        print(f"{name}: taken as far as it decodes: {damage}", file=sys.stderr)
+    with contextlib.suppress(ValueError):
+        return _rgb(data, strict=False)
+    return _decode_other(data, size, name)
+
+
+def _rgb(data: bytes, strict: bool) -> UInt8:
+    image: UInt8 = simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, strict=strict)
     return image
 
 

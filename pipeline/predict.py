@@ -45,8 +45,8 @@ def predict(
 
     Args:
         batches: of all images in these chunks, in order; no batch belongs to two chunks.
-        odd: what is wrong with images of a wrong size, by sample_id.
-        advance: told the number of images after each batch.
+        odd: an error message for each image of an unexpected size, by sample_id.
+        advance: called with the number of images of each batch.
 
     Raises:
         BadImageError: an image is bad and `settings.on_bad_image` is `fail`.
@@ -215,7 +215,6 @@ def _finish(
         "images": summary.rows, "bad_images": len(errors), "empty_rows": summary.empty_rows,
     }  # fmt: skip
     files.write_text(args.summary, json.dumps(values, indent=2) + "\n")
-    files.remove_folders(args.work, "predict-")  # the lock's folder goes last
     files.remove_folders(args.work, "predict")
     figures.tell(args.out / "submit.csv.gz", values, errors)
 
@@ -223,7 +222,9 @@ def _finish(
 @command
 def main() -> None:
     """Predict the test set of one recipe with all the folds that `params.yaml` lists."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.predict", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")

@@ -52,7 +52,7 @@ def report(
         runs: a fold's metrics and history, by fold.
         pictures: of out-of-fold predictions.
         submitted: what `_look` found in the submission, None without test images.
-        facts: where and when, to be told as they are.
+        facts: date, commit and machine, printed unchanged.
     """
     histories = {fold: history for fold, (_, history) in runs.items()}
     drawn = {
@@ -189,7 +189,9 @@ def _read_history(path: Path) -> pd.DataFrame:
 @command
 def main() -> None:
     """Write the report of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.report", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")

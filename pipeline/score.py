@@ -84,14 +84,20 @@ def _score(
 def main() -> None:
     """Score a submission."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m pipeline.score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("submission", type=Path, help=".csv, .csv.gz or .zip: img,rle_mask")
     parser.add_argument("masks", type=Path, help="folder, .zip, .csv or .csv.gz of true masks")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of a table's masks, pixels"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="mask size in pixels, for a table",
     )
-    parser.add_argument("--partial", action="store_true", help="masks without a row are no error")
+    parser.add_argument("--partial", action="store_true", help="ignore masks that have no row")
     parser.add_argument("--out", type=Path, help="also write each image's Dice (.csv)")
     args = parser.parse_args()
     size = (args.size[0], args.size[1]) if args.size else None

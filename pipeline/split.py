@@ -126,7 +126,7 @@ def _measured(entries: Sequence[Entry], archives: Archives) -> list[Sample]:
 def _with_sizes(rows: list[Sample]) -> list[Sample]:
     """Give test images without a readable header the size that most others of their group have.
 
-    What becomes of them is for the predict stage to say, which cannot read them either.
+    The predict stage will fail to read them too, and decides what to do about it.
     """
     sizes: dict[str, collections.Counter[Size]] = collections.defaultdict(collections.Counter)
     for row in rows:
@@ -166,7 +166,9 @@ def _measure(entry: Entry, archives: Archives) -> Sample:
 @command
 def main() -> None:
     """Write `samples.csv` from the archives of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.split", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
     parser.add_argument("--out", type=Path, required=True, help="samples.csv to write")

@@ -5,8 +5,8 @@
     python -m pipeline.submit --list                    the ledger, pending scores renewed
 
 It is no stage: `dvc repro` never submits. The same bytes are not sent twice: their hash stands
-in `submissions/ledger.csv` before Kaggle is asked, and in the description there. Where no reply
-comes, they are sent anew only when Kaggle's list has not shown them for minutes.
+in `submissions/ledger.csv` before Kaggle is asked, and in the description there. If no
+reply comes, the file is sent again only if Kaggle's list still lacks it after ten minutes.
 """
 
 import argparse
@@ -32,8 +32,8 @@ def prepare(name: str, message: str) -> tuple[str, Path, Row]:
         The competition's slug, the file, and the row for the ledger.
 
     Raises:
-        UserError: the recipe is no competition's, the file is not what Kaggle expects or not
-            what the recipe now makes, or it was submitted before.
+        UserError: the recipe is not for a competition, Kaggle would refuse the file, the file
+            is out of date, or it was submitted before.
     """
     slug = _slug(name)
     file = Path("submissions", name, "submit.csv.gz")

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
 from torch.utils.data import DataLoader
 
-from pipeline import files, fingerprint, hardware, model, params, samples
+from pipeline import files, fingerprint, hardware, memory, model, params, samples
 from pipeline.archives import Archives
 from pipeline.errors import UserError, command
 from pipeline.samples import Sample
@@ -27,6 +27,7 @@ from pipeline.training import (
     averages,
     cache,
     checkpoint,
+    failures,
     interrupt,
     optimisers,
     ranks,
@@ -179,7 +180,9 @@ def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Samp
 @command
 def main() -> None:
     """Train one fold of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
@@ -194,10 +197,12 @@ def main() -> None:
     work = args.work / f"train-fold{args.fold}"
     # Fabric starts the other processes, if any, with this same command: they find it locked.
     locked = files.only_process(work) if ranks.is_first() else contextlib.nullcontext()
-    with locked, hardware.memory_explained():
+    with locked, hardware.memory_explained(), failures.explained():
+        memory.keep_freed()  # before loader processes are forked, which inherit it
         fabric = hardware.launch(
             runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
         )
+        ranks.end_with_first()
         if runtime.deterministic:
             hardware.make_deterministic()
         _run(args, recipe, fabric, work)

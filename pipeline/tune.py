@@ -39,14 +39,14 @@ class Result:
     """What out-of-fold predictions say about the score of a submission.
 
     `threshold` is `level`/256; the best one lies from `threshold_low` to `threshold_high`.
-    `dice` is the mean over images at that threshold, `gain` what that is above 0.5. Low and
+    `dice` is the mean over images at that threshold, `gain` that minus the Dice at 0.5. Low and
     high are 95 % intervals from resampling groups; a gain whose interval holds 0 is no
     reason to leave 0.5. The threshold is chosen on the images it is scored on, so `gain`
     flatters: `honest_gain` chooses it for each fold on the other folds (None with one fold).
     `gain_largest` is what keeping each mask's largest part alone adds at 0.5. `worst` is the
     lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
-    foreground) are means over images at the threshold; `dice_flattened` is another article's
-    Dice, see `pipeline.dice.flattened_dice`.
+    foreground) are means over images at the threshold; `dice_flattened` pools all
+    pixels, see `pipeline.dice.flattened_dice`.
     """
 
     threshold: float
@@ -178,7 +178,9 @@ def _write_tables(
 @command
 def main() -> None:
     """Tune one recipe on all the folds that `params.yaml` lists."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.tune", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
     parser.add_argument("--samples", type=Path, required=True, help="samples.csv")

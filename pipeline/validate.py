@@ -114,7 +114,7 @@ def _draw(
 ) -> Iterator[gallery.Picture]:
     """Write one overlay an image, named by kind and rank, and yield its pictures.
 
-    They show the foreground; of several classes that is all but the first, and the name says so.
+    They show the foreground; with several classes, all but the first: the name says `not-<it>`.
     """
     for rank, (kind, prediction) in enumerate(zip(kinds, predictions, strict=True), start=1):
         row = prediction.row
@@ -144,9 +144,12 @@ def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
 
 
 @command
+@hardware.memory_explained()
 def main() -> None:
     """Validate one fold of one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.validate", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
     parser.add_argument("--fold", type=int, required=True, help="the fold held out")
     parser.add_argument("--raw", type=Path, required=True, help="folder of archives")

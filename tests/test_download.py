@@ -467,7 +467,7 @@ def test_killed_before_it_got_its_name(server: KaggleServer, tmp_path: Path) -> 
     assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
     assert not server.count("GET")
     names = {path.name for path in folder.iterdir()}
-    assert names == {".lock", f"competitions--{COMPETITION}--train.zip.receipt.json"}
+    assert names == {f"competitions--{COMPETITION}--train.zip.receipt.json"}
 
 
 def test_two_processes_at_once(server: KaggleServer, tmp_path: Path) -> None:

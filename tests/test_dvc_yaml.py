@@ -93,6 +93,32 @@ def test_deps_are_the_file_and_its_imports(stage: str) -> None:
     assert code_deps(stage) == expected_deps(stage)
 
 
+def test_compiled_code_calls_no_compiled_code_of_another_file() -> None:
+    """numba's cache would go on with the old code of that file."""
+    found = 0
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        foreign = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline")
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and "njit" in map(_name, node.decorator_list):
+                found += 1
+                used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+                types = {name.id for part in (*node.args.args, node.returns) if part
+                         for name in ast.walk(part) if isinstance(name, ast.Name)}  # fmt: skip
+                assert not (used - types) & foreign, f"{path.name}: {node.name}"
+    assert found > 10
+
+
+def _name(decorator: ast.expr) -> str:
+    call = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return call.attr if isinstance(call, ast.Attribute) else ""
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_keys_read(stage: str) -> None:
     """A stage that declares more would run again for nothing, one that declares less, too late."""

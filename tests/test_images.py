@@ -128,18 +128,55 @@ def test_a_jpeg_damaged_inside_is_taken_as_far_as_it_decodes(
 ) -> None:
     data = jpeg(IMAGE)
     whole = decode_image(data, SIZE, "a.jpg")
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     longer = data[:-2] + bytes(40) + data[-2:]
     np.testing.assert_array_equal(decode_image(longer, SIZE, "a.jpg"), whole)
-    assert "a.jpg: taken as far as it decodes: " in capsys.readouterr().out
+    assert "a.jpg: taken as far as it decodes: " in capsys.readouterr().err
     shorter = data[: len(data) * 2 // 3] + data[-2:]
     np.testing.assert_array_equal(decode_image(shorter, SIZE, "b.jpg")[:16], whole[:16])
-    assert "b.jpg: taken as far as it decodes: " in capsys.readouterr().out
+    assert "b.jpg: taken as far as it decodes: " in capsys.readouterr().err
 
 
 def test_a_jpeg_cut_short_is_found_without_decoding() -> None:
-    with pytest.raises(BadImageError, match="cut short"):
-        read_size(jpeg(IMAGE)[:-2], "a.jpg")
+    data = jpeg(IMAGE)
+    thumbnail = data[:2] + b"\xff\xe1\x00\x06Ex\xff\xd9" + data[2:]  # its end, in the header
+    for cut in (data[:-2], data[: len(data) // 2], thumbnail[:-100]):
+        with pytest.raises(BadImageError, match="cut short"):
+            read_size(cut, "a.jpg")
+        with pytest.raises(BadImageError, match="cut short"):
+            decode_image(cut, SIZE, "a.jpg")
+
+
+def test_a_jpeg_may_be_followed_by_anything() -> None:
+    data = jpeg(IMAGE) + bytes(5000)
+    assert read_size(data, "a.jpg") == SIZE
+    np.testing.assert_array_equal(
+        decode_image(data, SIZE, "a.jpg"), decode_image(jpeg(IMAGE), SIZE, "a.jpg")
+    )
+
+
+def test_a_jpeg_of_an_unusual_sampling_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(IMAGE).save(stream, "JPEG", subsampling="4:2:0")
+    data = bytearray(stream.getvalue())
+    sampling = data.index(b"\xff\xc0") + 11  # of the luminance: 2x2
+    data[sampling] = 0x41  # 4x1: no name for it, the scan's blocks are then too few
+    decode_image(bytes(data), SIZE, "a.jpg")
+
+
+@pytest.mark.parametrize("at", range(2, 24))
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_damaged_header_is_no_crash(at: int, value: int) -> None:
+    data = bytearray(jpeg(IMAGE))
+    data[at] = value
+    try:
+        assert decode_image(bytes(data), SIZE, "a.jpg").shape == IMAGE.shape
+    except BadImageError as error:
+        assert str(error).startswith("a.jpg: ")  # noqa: PT017
+    try:
+        read_size(bytes(data), "a.jpg")
+    except BadImageError as error:
+        assert str(error).startswith("a.jpg: ")  # noqa: PT017
 
 
 @pytest.mark.parametrize("method", ["linear", "area"])

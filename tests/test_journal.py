@@ -1,9 +1,11 @@
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from pipeline.errors import UserError
 from pipeline.training.journal import Journal
@@ -36,3 +38,23 @@ def test_an_epoch_told_twice_counts_once(tmp_path: Path) -> None:
     found = EventAccumulator(str(tmp_path)).Reload().Scalars("dice")
     assert [event.step for event in found] == [1, 2, 3]
     assert [event.value for event in found] == pytest.approx([1 / 3, 1.0, 1.5])
+
+
+def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal, numpy as np
+from pathlib import Path
+from pipeline.training.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk, for this process
+with Journal(Path({str(tmp_path)!r})) as journal:
+    for epoch in range(4):
+        picture = np.random.default_rng(epoch).integers(0, 255, (100, 100, 3), np.uint8)
+        journal.write_epoch(epoch, {{"dice": 0.5}}, {{"a": picture}})
+print("trained")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.endswith("trained\n"), done.stderr
+    assert done.stdout.count("nothing more is written for TensorBoard") == 1, done.stdout

@@ -53,6 +53,19 @@ def wait_for_checkpoint(place: Place, process, newer_than: float = 0.0) -> None:
         time.sleep(0.01)
 
 
+def wait_for_loader(process) -> list[int]:
+    """The pids of its loader processes, once they have begun to work."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.is_alive():
+        pids = [int(pid) for pid in listed.read_text().split()]
+        states = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+        blocked = [int(line[7:], 16) for state in states for line in state.splitlines()
+                   if line.startswith("SigBlk:")]  # fmt: skip
+        if pids and all(mask >> (signal.SIGTERM - 1) & 1 for mask in blocked):
+            return pids
+    raise AssertionError("it ended before")
+
+
 def test_killed_at_any_moment_it_ends_the_same(
     tmp_path: Path, raw: Path, recipe: dict, whole: Place
 ) -> None:
@@ -70,6 +83,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     same_end(place, whole)
 
 
+@pytest.mark.parametrize("whom", ["the main process", "all processes"])
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
@@ -79,15 +93,18 @@ def test_killed_at_any_moment_it_ends_the_same(
 )
 def test_asked_to_stop_it_saves(
     tmp_path: Path, raw: Path, recipe: dict, whole: Place,
-    number: signal.Signals, code: int, said: str,
+    number: signal.Signals, code: int, said: str, whom: str,
 ) -> None:  # fmt: skip
+    """SLURM and a terminal send a signal to the loader's processes too."""
     rare = recipe | {"runtime": recipe["runtime"] | {"checkpoint_seconds": 1000}}
     place = Place(tmp_path, raw, rare)
     process = place.start()
     while "epoch 1/" not in (place.said.read_text() if place.said.exists() else ""):
         time.sleep(0.01)
     assert not list(place.work.glob("*/*/last.pt"))
-    os.kill(process.pid, number)
+    others = wait_for_loader(process) if whom == "all processes" else []
+    for pid in [process.pid, *others]:
+        os.kill(pid, number)
     process.join()
     assert process.exitcode == code, place.said.read_text()
     assert said in place.said.read_text() and "Traceback" not in place.said.read_text()

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco
 
-from pipeline import rle
+from pipeline import rle, rle_kernels
 
 HEIGHT, WIDTH = 1280, 1918  # of Carvana's images
 SIZES = [
@@ -169,16 +169,16 @@ def test_the_longest_texts_at_full_size():
 @pytest.mark.parametrize("number", [1, 9, 10, 99, 100, 65535, 10**6, 10**8 - 1, 10**9, 2**32 - 1])
 def test_numbers_of_every_length(number):
     out = np.full(20, 0xAA, np.uint8)
-    end = rle._write_number(number, out, 3)
+    end = rle_kernels._write_number(number, out, 3)
     assert out[3:end].tobytes() == f"{number} ".encode()
     assert (out[:3] == 0xAA).all() and (out[end:] == 0xAA).all()
 
 
-@pytest.mark.parametrize("kernel", [rle.encode_words, rle._encode_bytes])
+@pytest.mark.parametrize("kernel", [rle_kernels.encode_words, rle_kernels.encode_bytes])
 def test_kernels_never_write_past_their_buffer(kernel):
     mask = np.tile([True, False], 640)
-    pixels = pack(mask) if kernel is rle.encode_words else mask.view(np.uint8)
-    words = pixels.view(np.uint64) if kernel is rle.encode_words else pixels
+    pixels = pack(mask) if kernel is rle_kernels.encode_words else mask.view(np.uint8)
+    words = pixels.view(np.uint64) if kernel is rle_kernels.encode_words else pixels
     nothing = np.uint64(0)
     expected = slow_encode(mask)
     fits = 0

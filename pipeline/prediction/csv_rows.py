@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rle import encode_words
+from pipeline.rle_kernels import encode_rows
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
@@ -34,7 +33,7 @@ def encode(names: Sequence[str], words: Words, pixels: int) -> bytes:
     capacity = min(len(names) * _FIRST_CAPACITY + len(text), worst)
     while True:
         out = np.empty(capacity, np.uint8)
-        length = _encode(text, ends, words, pixels // 64, out)
+        length = encode_rows(text, ends, words, pixels // 64, out)
         if length >= 0:
             return out[:length].tobytes()
         assert capacity < worst, f"rows of {pixels} pixels pass their bound of {worst} bytes"
@@ -45,25 +44,3 @@ def foreground(words: Words) -> NDArray[np.int64]:
     """Return the set pixels of each mask of (B, N) words."""
     counts: NDArray[np.int64] = np.bitwise_count(words).sum(axis=1, dtype=np.int64)
     return counts
-
-
-@numba.njit(nogil=True, cache=True)
-def _encode(text: Bytes, ends: NDArray[np.int64], words: Words, whole: int, out: Bytes) -> int:
-    """Write all rows; return their length, or -1 when `out` may have too little room."""
-    at, name = 0, 0
-    for i in range(words.shape[0]):
-        if at + ends[i] - name + 2 > out.size:
-            return -1
-        for position in range(name, ends[i]):
-            out[at] = text[position]
-            at += 1
-        name = ends[i]
-        out[at] = 44  # a comma
-        last = words[i, whole] if whole < words.shape[1] else np.uint64(0)
-        length = encode_words(words[i, :whole], last, out[at + 1 : out.size - 1])
-        if length < 0:
-            return -1
-        at += length + 1
-        out[at] = 10  # a line feed
-        at += 1
-    return at

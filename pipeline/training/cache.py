@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
+import simplejpeg
 from tqdm import tqdm
 
 from pipeline import disk, fingerprint
@@ -82,7 +83,8 @@ def key(decoder: Decoder) -> str:
     Archives count by name, size and time of change. So do the sources of the code that
     decodes, by content.
     """
-    versions = f"{np.__version__} {cv2.__version__} {PIL.__version__}"
+    libraries = (np, cv2, PIL, simplejpeg)
+    versions = " ".join(library.__version__ for library in libraries)
     digest = hashlib.sha256(f"{decoder.size} {decoder.resize} {versions}".encode())
     for row in decoder.rows:
         digest.update(str(dataclasses.astuple(row)).encode())

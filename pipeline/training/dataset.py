@@ -4,6 +4,9 @@ Pixels stay (H, W, 3) uint8 until they are on the device that computes: a quarte
 to move, and normalising there costs nothing beside the network.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
@@ -13,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline import memory
 from pipeline.archives import Archives
 from pipeline.images import Size, decode_image, decode_mask, resize_image, soft_target
 from pipeline.samples import Sample
@@ -167,10 +169,22 @@ def load_batches(
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_keep_freed,
+        worker_init_fn=_outlive_sigterm,
         generator=torch.Generator(),  # else each epoch takes a number from the network's
     )
 
 
-def _keep_freed(worker: int) -> None:
-    memory.keep_freed()
+def _outlive_sigterm(worker: int) -> None:
+    """Heed SIGTERM from the main process alone.
+
+    SLURM and others send it to all processes; the main one then saves, for which it needs this
+    one. torch's own handler, which ends a worker at once, never sees a blocked signal.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told, args=[os.getppid()], daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -33,8 +33,8 @@ class Stop:
 def noticed() -> Iterator[Stop]:
     """While the block runs, SIGTERM and Ctrl-C are only noted; the second one acts at once.
 
-    Worker processes forked meanwhile outlive the first signal too, which a terminal and SLURM
-    send to all processes.
+    Worker processes forked meanwhile outlive the first Ctrl-C too, which a terminal sends to
+    all processes; of SIGTERM they take care themselves.
     """
     stop = Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

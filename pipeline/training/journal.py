@@ -64,12 +64,26 @@ class Journal:
     ) -> None:
         """Add points to the curves, and pictures (H, W, 3) RGB.
 
-        What an earlier run has written of this epoch and later ones is no longer shown.
+        What an earlier run has written of this epoch and later ones is no longer shown. Where
+        writing fails, the training goes on without the rest of its journal.
         """
         if self._folder is None:
             return
+        try:
+            self._write(self._folder, epoch, values, pictures)
+        except OSError as error:
+            tqdm.write(f"{self._folder}: {error.strerror}; nothing more is written for TensorBoard")
+            self._folder = self._writer = None  # not closed, which would only fail again
+
+    def _write(
+        self,
+        folder: Path,
+        epoch: int,
+        values: Mapping[str, float],
+        pictures: Mapping[str, UInt8],
+    ) -> None:
         if self._writer is None:
-            self._writer = self._make(self._folder, purge_step=epoch)
+            self._writer = self._make(folder, purge_step=epoch)
         for name, value in values.items():
             self._writer.add_scalar(name, value, epoch)
         for name, picture in pictures.items():
