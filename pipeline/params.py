@@ -6,6 +6,7 @@ that can change a result stands in the YAML, where DVC sees it.
 """
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline import yaml_reader
 from pipeline.errors import UserError
-from pipeline.settings.base import Section
+from pipeline.settings.base import EachOnce, Section
 from pipeline.settings.data import Competition, Dataset, Split, Synthetic
 from pipeline.settings.evaluation import Predict, Tune, Validate
 from pipeline.settings.runtime import Runtime
@@ -35,9 +36,18 @@ class Recipe(Section):
 class Run(Section):
     """`params.yaml`: which recipes and folds `dvc repro` works on."""
 
-    recipes: Annotated[tuple[str, ...], Field(min_length=1)]
+    recipes: Annotated[tuple[str, ...], Field(min_length=1), EachOnce]
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
+
+_SOURCES = Path(__file__).parent / "sources"
+_SHORT = "the list is too short"
+_MISSING = "every key stands in the file, see the other recipes"
+_EXPECTED = {  # instead of pydantic's words, which speak of Python
+    "tuple_type": "expected a list",
+    "model_type": "expected a section with its keys",
+    "model_attributes_type": "expected a section with its keys",
+}
 
 S = TypeVar("S", bound=Section)
 
@@ -49,7 +59,10 @@ def load(path: Path) -> Recipe:
         UserError: the file is missing, is no YAML, or has a wrong key or value; the message
             names every one of them with what was found and what is allowed.
     """
-    return _validated(Recipe, path)
+    recipe = _validated(Recipe, path)
+    _check_source(recipe.split.source, path)
+    _check_start(recipe.train.weights.init_from, path)
+    return recipe
 
 
 def load_folds(path: Path, available: int) -> tuple[int, ...]:
@@ -71,36 +84,69 @@ def check_fold(fold: int, available: int, where: str) -> None:
         )
 
 
+def _check_source(name: str, recipe: Path) -> None:
+    """Raise `UserError` unless there is such a source; none is imported."""
+    there = {path.stem for path in _SOURCES.glob("*.py") if "read_entries" in path.read_text()}
+    if name not in there:
+        raise UserError(
+            f"{recipe}: split.source: found {name!r}, but there is no pipeline/sources/{name}.py "
+            f"with read_entries; there are: {', '.join(sorted(there))}"
+        )
+
+
+def _check_start(other: str, recipe: Path) -> None:
+    """Raise `UserError` unless the recipe to start from is another one that is there."""
+    if other == recipe.stem:
+        raise UserError(
+            f"{recipe}: train.weights.init_from: found {other!r}, which is this recipe; "
+            f"expected another one, or none"
+        )
+    others = {path.stem for path in recipe.parent.glob("*.yaml")} - {recipe.stem}
+    if other not in others | {"none"}:
+        raise UserError(
+            f"{recipe}: train.weights.init_from: found {other!r}, but there is no "
+            f"{recipe.with_stem(other)}; expected one of {[*sorted(others), 'none']}"
+        )
+
+
 def _validated(schema: type[S], path: Path) -> S:
     try:
         return schema.model_validate(yaml_reader.read(path))
     except ValidationError as error:
-        found = dict.fromkeys(_explained(detail, schema) for detail in error.errors())
+        allowed: dict[str, list[str]] = {}  # by key and what was found: of a choice, several
+        names = _names(schema)
+        for detail in error.errors():
+            wrong, right = _explained(detail, names)
+            if right not in allowed.setdefault(wrong, []):
+                allowed[wrong].append(right)
+        found = (f"{wrong}; {', or '.join(right)}" for wrong, right in allowed.items())
         raise UserError(f"{path}: " + "; ".join(found)) from None
 
 
-def _explained(error: Any, schema: type[Section]) -> str:
-    """One wrong key in a user's words."""
-    names = _names(schema)
+def _explained(error: Any, names: set[str]) -> tuple[str, str]:
+    """One wrong key in a user's words: which, with what stands there, and what may."""
     # A union adds the names of its members to the location: not part of the key.
     parts = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "invalid_key"):
         *place, key = error["loc"]
-        where = ".".join([*(str(part) for part in place if part in names), str(key)])
+        shown = key if str(key).isprintable() else repr(key)
+        where = ".".join([*(str(part) for part in place if part in names), str(shown)])
         if key in names:
-            return f"{where}: a key of another section or choice; remove it"
+            return f"{where}: a key of another section or choice", "remove it"
         near = difflib.get_close_matches(str(key), sorted(names), n=1)
-        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else "remove it")
+        return f"{where}: unknown key", f"did you mean {near[0]!r}?" if near else "remove it"
     where = ".".join(parts) or "the file"
     if error["type"] == "missing":
-        return f"{where}: missing; every key stands in the file, see the other recipes"
+        return f"{where}: missing", _SHORT if isinstance(error["loc"][-1], int) else _MISSING
     if error["type"] == "union_tag_invalid":
-        key, found = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
-        return f"{where}.{key}: found {found!r}; expected one of {error['ctx']['expected_tags']}"
+        key, found = error["ctx"]["discriminator"].strip("'"), reprlib.repr(error["ctx"]["tag"])
+        return f"{where}.{key}: found {found}", f"expected one of {error['ctx']['expected_tags']}"
     if error["type"] == "union_tag_not_found":
         key = error["ctx"]["discriminator"].strip("'")
-        return f"{where}.{key}: missing; every key stands in the file, see the other recipes"
-    return f"{where}: found {error['input']!r}; {error['msg']}"
+        return f"{where}.{key}: missing", _MISSING
+    allowed = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
+    given = list(error["input"]) if isinstance(error["input"], tuple) else error["input"]
+    return f"{where}: found {reprlib.repr(given)}", allowed.replace("Tuple", "List")
 
 
 def _names(schema: type[BaseModel]) -> set[str]:

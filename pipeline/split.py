@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedGroupKFold
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="samples.csv to write")
     args = parser.parse_args()
     recipe = params.load(args.recipe)
-    source = _source(recipe.split.source, args.recipe)
+    source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
     archives = Archives(args.raw)
     entries = source.read_entries(archives)
     rows = split(entries, archives, recipe.split)
@@ -185,17 +184,6 @@ def main() -> None:
             f"{leaks} groups of this data set are both trained on and held out "
             f"(split.by: {recipe.split.by}): scores will be flattered"
         )
-
-
-def _source(name: str, recipe: Path) -> ModuleType:
-    try:
-        return importlib.import_module(f"pipeline.sources.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"pipeline.sources.{name}":
-            raise
-        raise UserError(
-            f"{recipe}: split.source: found {name!r}, but there is no pipeline/sources/{name}.py"
-        ) from None
 
 
 def straddling(entries: Sequence[Entry], rows: Sequence[Sample]) -> int:

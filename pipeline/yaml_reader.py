@@ -23,7 +23,10 @@ def read(path: Path) -> Any:
     except FileNotFoundError:
         there = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"{path}: no such file; there are: {there}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    # Of bytes that are no text, days like 2017-02-30, and a thousand brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 

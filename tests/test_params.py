@@ -1,4 +1,9 @@
+import datetime
+import math
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -91,18 +96,197 @@ def test_a_wrong_value_is_named(
     assert said in refusal(tmp_path, content)
 
 
+TRUE_FOR_NUMBER, TEXT_FOR_NUMBER = "found True; Input should be", "found '8'; Input should be"
+INFINITE, REPEATED = "Input should be a finite number", "each may stand in the list once"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        ("download.train_cars", True, TRUE_FOR_NUMBER),
+        ("split.folds", 5.0, "found 5.0; Input should be a valid integer"),
+        ("split.fraction", True, TRUE_FOR_NUMBER),
+        ("split.source", 5, "found 5; Input should be a valid string"),
+        ("train.model.encoder", 18, "found 18; Input should be a valid string"),
+        ("train.model.decoder_channels.1", "8", TEXT_FOR_NUMBER),
+        ("train.model.decoder_channels.1", True, TRUE_FOR_NUMBER),
+        ("train.size", 160, "found 160; expected a list"),
+        ("train.size.0", "8", TEXT_FOR_NUMBER),
+        ("train.epochs", True, TRUE_FOR_NUMBER),
+        ("train.epochs", datetime.date(2017, 2, 3), "found datetime.date(2017, 2, 3); Input"),
+        ("train.epochs", None, "found None; Input should be a valid integer"),
+        ("train.batch_size", "8", TEXT_FOR_NUMBER),
+        ("train.sync_batchnorm", 1, "found 1; Input should be a valid boolean"),
+        ("train.optimiser.learning_rate", "8", TEXT_FOR_NUMBER),
+        ("train.optimiser", "adamw", "found 'adamw'; expected a section with its keys"),
+        ("train.gradient.clip", True, "found True; Input should be 'none', or Input should be a"),
+        ("train.weights.init_from", True, "found True; Input should be a valid string"),
+        ("train.augment.brightness", "8", TEXT_FOR_NUMBER),
+        ("train.augment.brightness.0", True, TRUE_FOR_NUMBER),
+        ("train.seed", 1.0, "found 1.0; Input should be a valid integer"),
+        ("tune.threshold", True, "found True; Input should be 'auto', or Input should be a valid"),
+        ("predict.compression", 2.0, "found 2.0; Input should be a valid integer"),
+        ("runtime.compile", "yes", "found 'yes'; Input should be a valid boolean"),
+        ("runtime", ["cpu"], "found ['cpu']; expected a section with its keys"),
+        ("train.optimiser.learning_rate", math.inf, INFINITE),
+        ("train.normalisation.mean.2", math.nan, INFINITE),
+        ("train.augment.rotate", math.nan, INFINITE),
+        ("train.augment.contrast.1", math.inf, INFINITE),
+        ("train.gradient.clip", math.inf, INFINITE),
+        ("runtime.checkpoint_seconds", math.inf, INFINITE),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_no_value(
+    tmp_path: Path, keys: str, value: object, said: str
+) -> None:
+    assert_refused(tmp_path, keys, value, said)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        ("download.train_cars", 10**12, "less than or equal to 100000"),
+        ("train.classes", 2, "foreground and background are one class: write 1, or 3 and more"),
+        ("train.classes", 257, "less than or equal to 256"),
+        ("train.size", [128], "missing; the list is too short"),
+        ("train.size", [128, 128, 3], "at most 2 items"),
+        ("train.size.1", 40_000, "less than or equal to 32766"),
+        ("train.model.encoder", "", "should match pattern"),
+        ("train.model.decoder_channels", [64, 32], "List should have at least 5 items"),
+        ("train.model.decoder_channels.4", 0, "greater than or equal to 1"),
+        ("train.model", {"architecture": "cnn", "weights": "he", "widths": []}, "at least 1 item"),
+        ("train.normalisation.mean", [124, 116, 104], "found 124; Input should be less than or"),
+        ("train.normalisation.std.0", 58.4, "less than or equal to 1"),
+        ("train.normalisation.std.0", 0, "greater than or equal to 0.001"),
+        ("train.epochs", 10**400, "less than or equal to 1000000000"),
+        ("train.optimiser.learning_rate", 10**400, "should be a valid number"),
+        ("train.optimiser.learning_rate", 0, "greater than 0"),
+        ("train.schedule.warm_up", 0, "greater than 0"),
+        ("train.schedule.warm_up", 1, "less than 1"),
+        ("train.loss", {"bce": 0, "dice": 0, "boundary": 0, "boundary_width": 1}, "both 0"),
+        ("train.loss.boundary_width", 0, "greater than or equal to 1"),
+        ("train.weights.average", 0, "greater than or equal to 1"),
+        ("train.validation.patience", 0, "greater than or equal to 1"),
+        ("train.augment.contrast", [0.7, 0.5], "the first factor may not be above the second"),
+        ("train.augment.contrast", [0.7], "train.augment.contrast.1: missing; the list is too"),
+        ("train.seed", 2**32, "less than 4294967296"),
+        ("validate.worst", -1, "greater than or equal to 0"),
+        ("tune.bootstrap", 10**9, "less than or equal to 100000"),
+        ("runtime.threads", 10**6, "less than or equal to 1024"),
+        ("runtime.devices", 0, "greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_stage_could_use_is_refused(
+    tmp_path: Path, keys: str, value: object, said: str
+) -> None:
+    assert_refused(tmp_path, keys, value, said)
+
+
+def assert_refused(tmp_path: Path, keys: str, value: object, said: str) -> None:
+    content = recipe()
+    content["train"]["augment"] |= {"contrast": [0.5, 0.7], "brightness": [0.5, 0.7]}
+    *places, last = (int(key) if key.isdigit() else key for key in keys.split("."))
+    section: Any = content
+    for key in places:
+        section = section[key]
+    assert params.load(write_yaml(tmp_path / "mine.yaml", content)), "right but for one value"
+    section[last] = value
+    message = refusal(tmp_path, content)
+    assert keys in message and said in message, message
+    assert len(message) < 250, "a long value is cut"
+
+
+@pytest.mark.parametrize(
+    ("files", "optional", "said"),
+    [
+        ([], [], "download.files: found []; List should have at least 1 item"),
+        (["a.zip", "a.zip"], [], f"download.files: found ['a.zip', 'a.zip']; {REPEATED}"),
+        (["a.zip"], ["b.jpg", "b.jpg"], f"['b.jpg', 'b.jpg']; {REPEATED}"),
+        (["a.zip"], ["a.zip"], "a.zip stands in files and in optional_files"),
+        ([".."], [], "download.files.0: found '..'; String should match pattern"),
+        (["a/b.zip"], [], "download.files.0: found 'a/b.zip'; String should match pattern"),
+    ],
+)
+def test_files_to_fetch_stand_once(
+    tmp_path: Path, files: list[str], optional: list[str], said: str
+) -> None:
+    where = {"kind": "competition", "slug": "any", "files": files, "optional_files": optional}
+    assert said in refusal(tmp_path, recipe() | {"download": where})
+
+
+@pytest.mark.parametrize("name", ["carvanna", "sample_cars"])  # the latter draws, and reads nothing
+def test_a_source_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, name: str) -> None:
+    content = recipe()
+    content["split"]["source"] = name
+    message = refusal(tmp_path, content)
+    assert f"split.source: found '{name}', but there is no pipeline/sources/{name}.py" in message
+    there = set(message.rpartition("there are: ")[2].split(", "))
+    assert {"brain_mri", "carvana", "oxford_pets"} <= there and "sample_cars" not in there
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [("nope", "/nope.yaml; expected one of ['big', 'none']"), ("mine", "which is this recipe")],
+)
+def test_the_recipe_to_start_from_is_another_one(tmp_path: Path, other: str, said: str) -> None:
+    content = recipe()
+    write_yaml(tmp_path / "big.yaml", content)
+    content["train"]["weights"]["init_from"] = other
+    assert f"train.weights.init_from: found '{other}', " in refusal(tmp_path, content)
+    assert said in refusal(tmp_path, content)
+    content["train"]["weights"]["init_from"] = "big"
+    assert params.load(write_yaml(tmp_path / "mine.yaml", content))
+
+
+def test_whole_numbers_stand_for_real_ones_and_lists_for_tuples(tmp_path: Path) -> None:
+    content = recipe()
+    content["train"]["optimiser"]["weight_decay"] = 0
+    content["train"]["augment"]["contrast"] = [1, 2]
+    train = params.load(write_yaml(tmp_path / "mine.yaml", content)).train
+    assert isinstance(train.optimiser.weight_decay, float)
+    assert train.augment.contrast == (1.0, 2.0)
+
+
+def test_validating_loads_neither_torch_nor_a_source() -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline import params;"
+        "params.load(Path('recipes/carvana.yaml'));"
+        "found = {'torch', 'segmentation_models_pytorch', 'pipeline.sources'} & set(sys.modules);"
+        "sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_recipe_lists_those_there(tmp_path: Path) -> None:
     write_yaml(tmp_path / "mine.yaml", recipe())
     with pytest.raises(UserError, match=r"other\.yaml: no such file; there are: mine\.yaml"):
         params.load(tmp_path / "other.yaml")
 
 
-@pytest.mark.parametrize("text", ["train: [", "a: 1\na: 2\n", "\x00", "- 1\n", ""])
+@pytest.mark.parametrize("text", [
+    "train: [", "a: 1\na: 2\n", "\x00", "- 1\n", "", "1: 2", "2017-02-03: 1", "true: {}",
+    "a: 2017-02-30", f"a: {'9' * 5000}", "[" * 3000, "? [a]\n: 1", "a: &a [*a]", "? \"a\\nb\"\n: 1",
+    "a: !!python/object:os.system x", "train: &t {model: *t}",
+])  # fmt: skip
 def test_what_is_no_recipe_at_all_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="mine.yaml: "):
+    with pytest.raises(UserError, match="mine.yaml: ") as caught:
         params.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        params.load(tmp_path)
+
+
+@pytest.mark.parametrize("recipes", [[], ["sample", "sample"], "sample", [1]])
+def test_recipes_to_run_are_named_once(tmp_path: Path, recipes: object) -> None:
+    path = write_yaml(tmp_path / "params.yaml", {"recipes": recipes, "folds": [0]})
+    with pytest.raises(UserError, match="recipes"):
+        params.load_folds(path, available=5)
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
@@ -115,7 +299,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     assert params.load(path).train.optimiser.learning_rate == 1e-4
 
 
-@pytest.mark.parametrize("folds", [[5], [-1], [0, 0], [], "all"])
+@pytest.mark.parametrize("folds", [[5], [-1], [0, 0], [], "all", [True], ["0"], [0.0]])
 def test_folds_the_recipe_does_not_have_are_refused(tmp_path: Path, folds: object) -> None:
     path = write_yaml(tmp_path / "params.yaml", {"recipes": ["sample"], "folds": folds})
     with pytest.raises(UserError, match="folds"):

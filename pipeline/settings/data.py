@@ -1,20 +1,23 @@
 """Where the data come from and how they fall into folds: sections `download` and `split`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.settings.base import Count, Section, Seed
+from pipeline.settings.base import Count, EachOnce, Section, Seed
 
-FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")]
+
+
+Cars = Annotated[int, Field(ge=1, le=100_000)]  # the competition has 6,572
 
 
 class Synthetic(Section):
     """Draw the built-in sample; see `pipeline.sources.sample_cars`."""
 
     kind: Literal["synthetic"]
-    train_cars: Count
-    test_cars: Count
+    train_cars: Cars
+    test_cars: Cars
     seed: Seed
 
 
@@ -23,8 +26,14 @@ class Competition(Section):
 
     kind: Literal["competition"]
     slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    files: Annotated[tuple[FileName, ...], Field(min_length=1)]
-    optional_files: tuple[FileName, ...]
+    files: Annotated[tuple[FileName, ...], Field(min_length=1), EachOnce]
+    optional_files: Annotated[tuple[FileName, ...], EachOnce]
+
+    @model_validator(mode="after")
+    def _needs_or_not(self) -> Self:
+        if both := set(self.files).intersection(self.optional_files):
+            raise ValueError(f"{min(both)} stands in files and in optional_files")
+        return self
 
 
 class Dataset(Section):
@@ -36,7 +45,8 @@ class Dataset(Section):
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # pipeline/sources/<name>.py
 Fraction = Annotated[float, Field(gt=0, le=1)]  # of the training data to use at all, seeded
-SeveralFolds = Annotated[int, Field(ge=2)]
+SeveralFolds = Annotated[int, Field(ge=2, le=10**9)]
+OneFold = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take true and 1.0 too
 
 
 class ByGroup(Section):
@@ -54,7 +64,7 @@ class ByGroupOnce(Section):
 
     source: SourceName
     by: Literal["group-once"]
-    folds: Literal[1]
+    folds: OneFold
     held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the groups
     fraction: Fraction  # of the groups
     seed: Seed
@@ -82,7 +92,7 @@ class FirstImages(Section):
 
     source: SourceName
     by: Literal["first-images"]
-    folds: Literal[1]
+    folds: OneFold
     training: Count
     held_out: Count
 

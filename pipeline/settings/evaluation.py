@@ -4,22 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.base import Count, Section, Seed
+from pipeline.settings.base import Number, Section, Seed
 
 
 class Validate(Section):
     """How probabilities are made, out of fold and for the test set alike."""
 
     tta: Literal["none", "hflip"]
-    worst: Annotated[int, Field(ge=0)]  # images of the lowest Dice drawn per fold
-    random: Annotated[int, Field(ge=0)]  # others drawn per fold, for comparison
+    worst: Number  # images of the lowest Dice drawn per fold
+    random: Number  # others drawn per fold, for comparison
 
 
 class Tune(Section):
     """How the threshold is chosen. Of several classes there is none, and that key does nothing."""
 
     threshold: Literal["auto"] | Annotated[float, Field(ge=1 / 256, lt=1)]
-    bootstrap: Count  # resamples of cars for the interval
+    bootstrap: Annotated[int, Field(ge=1, le=100_000)]  # resamples of cars; 2 KB of memory each
     seed: Seed
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.base import Count, NotNegative, Positive, Section
+from pipeline.settings.base import Count, NotNegative, Number, Positive, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 WarmUp = Annotated[float, Field(gt=0, lt=1)]  # share of all steps
@@ -74,7 +74,7 @@ class Plateau(Section):
 
     name: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)]
-    patience: Annotated[int, Field(ge=0)]
+    patience: Number
     gain: NotNegative
 
 

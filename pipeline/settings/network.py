@@ -4,8 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.base import Count, Section
+from pipeline.settings.base import Section
 
+Encoder = Annotated[str, Field(pattern=r"^\S+$")]
+# Between two layers of 65,536 channels, a 3x3 convolution has 39 billion weights.
+Channels = Annotated[int, Field(ge=1, le=65_536)]
 FirstWeights = Literal["none", "he"]  # torch's own, or He et al. (2015) as Keras draws them
 
 
@@ -13,9 +16,9 @@ class Library(Section):
     """A network of segmentation-models-pytorch whose decoder has a width a level."""
 
     architecture: Literal["Unet", "UnetPlusPlus", "MAnet"]
-    encoder: str
+    encoder: Encoder
     weights: Literal["imagenet", "none"]
-    decoder_channels: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)]
+    decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=5, max_length=5)]
 
 
 class LibraryAsPublished(Section):
@@ -24,7 +27,7 @@ class LibraryAsPublished(Section):
     architecture: Literal[
         "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer"
     ]
-    encoder: str
+    encoder: Encoder
     weights: Literal["imagenet", "none"]
 
 
@@ -33,14 +36,14 @@ class PlainUnet(Section):
 
     architecture: Literal["plain-unet"]
     weights: FirstWeights
-    width: Count  # channels of the top level; each level below has twice as many
+    width: Channels  # channels of the top level; each level below has twice as many
     depth: Annotated[int, Field(ge=1, le=8)]  # how often the picture is halved
-    convolutions: Count  # 3x3, in each level, on each side
+    convolutions: Annotated[int, Field(ge=1, le=100)]  # 3x3, in each level, on each side
     batch_norm: bool
     dropout: Annotated[float, Field(ge=0, lt=1)]
     dropout_at: Literal["before-bottleneck", "last-two-levels"]
     padding: Literal["same", "valid"]
-    up_kernel: Literal[2, 3]  # side of the transposed convolutions' kernels
+    up_kernel: Annotated[int, Field(ge=2, le=3)]  # side of the transposed convolutions' kernels
 
 
 class Unet1024(Section):
@@ -55,7 +58,7 @@ class Cnn(Section):
 
     architecture: Literal["cnn"]
     weights: FirstWeights
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+    widths: Annotated[tuple[Channels, ...], Field(min_length=1)]
 
 
 Model = Annotated[

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from pipeline.settings.base import Count, NotNegative, Section
 
+Some = Annotated[int, Field(ge=0, le=1024)]  # more processes or threads end in a crash
+OneOrMore = Annotated[int, Field(ge=1, le=1024)]
+
 
 class Runtime(Section):
     """The machine. Never tracked: nothing here changes a result beyond rounding."""
@@ -14,10 +17,10 @@ class Runtime(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     compile: bool  # torch.compile in training: minutes at the start, faster steps
     deterministic: bool  # the same weights from run to run, bit for bit; slower on a GPU
-    workers: Annotated[int, Field(ge=0)]  # that decode, at most one a core; 0: the main process
-    devices: Count  # GPUs, or CPU processes, on each machine
-    nodes: Count  # machines; with several, start one command a machine with torchrun or SLURM
-    threads: Annotated[int, Field(ge=0)]  # of torch on the CPU; 0: torch decides
+    workers: Some  # that decode, at most one a core; 0: the main process
+    devices: OneOrMore  # GPUs, or CPU processes, on each machine
+    nodes: OneOrMore  # machines; with several, start one command a machine with torchrun or SLURM
+    threads: Some  # of torch on the CPU; 0: torch decides
     cache: Literal["none", "ram", "disk"]  # decoded training images at network size
     batch_size: Count  # of validation and prediction
     checkpoint_seconds: NotNegative  # at least so long between two checkpoints of a training

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pipeline.settings.base import Count, NotNegative, Positive, Section, Seed, Share
+from pipeline.settings.base import Count, NotNegative, Section, Seed, Share
 from pipeline.settings.learning import (
     Gradient,
     Loss,
@@ -15,16 +15,26 @@ from pipeline.settings.learning import (
 )
 from pipeline.settings.network import Model
 
+Deviation = Annotated[float, Field(ge=0.001, le=1)]  # 58 would be one of 0..255
+
 
 class Normalisation(Section):
     """Per-channel mean and standard deviation (RGB) of images scaled to 0..1."""
 
     mean: tuple[Share, Share, Share]
-    std: tuple[Positive, Positive, Positive]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 Part = Annotated[float, Field(ge=0, lt=1)]
-Factors = tuple[NotNegative, NotNegative]  # from one to the other
+
+
+def _rising(factors: tuple[float, float]) -> tuple[float, float]:
+    if factors[0] > factors[1]:
+        raise ValueError("the first factor may not be above the second")
+    return factors
+
+
+Factors = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]  # from .. to
 
 
 class Augment(Section):
@@ -59,12 +69,23 @@ class PreferForeground(Section):
 Sampler = Annotated[Shuffle | PreferForeground, Field(discriminator="name")]
 
 
+def _not_two(classes: int) -> int:
+    if classes == 2:
+        raise ValueError("foreground and background are one class: write 1, or 3 and more")
+    return classes
+
+
+Side = Annotated[int, Field(ge=1, le=32_766)]  # the most OpenCV turns and shifts
+# A mask's pixel is a byte, so there are 256 at most.
+Classes = Annotated[int, Field(ge=1, le=256), AfterValidator(_not_two)]
+
+
 class Train(Section):
     """Everything that decides a fold's weights."""
 
     model: Model
-    classes: Annotated[int, Field(ge=1)]  # 1: foreground or not; 3 and more: one of them
-    size: tuple[Count, Count]  # height, width in pixels; the network says which fit
+    classes: Classes  # 1: foreground or not; 3 and more: one of them
+    size: tuple[Side, Side]  # height, width in pixels; the network says which fit
     resize: Literal["linear", "area"]
     normalisation: Normalisation
     epochs: Count
