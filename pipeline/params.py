@@ -80,7 +80,7 @@ def check_fold(fold: int, available: int, where: str) -> None:
     if not 0 <= fold < available:
         raise UserError(
             f"{where}: found fold {fold}, expected 0 to {available - 1} "
-            f"(the recipe's split.folds is {available})"
+            f"(the recipe's split.folds is {available}); correct folds in params.yaml"
         )
 
 
