@@ -140,9 +140,7 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"{out}: this folder may not be written to; give another with --out")
 
 
-@command
-def main() -> None:
-    """Cut out the photos given."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.cutout",
         description=__doc__,
@@ -154,7 +152,13 @@ def main() -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+@command
+def main() -> None:
+    """Cut out the photos given."""
+    args = _arguments()
     recipe = params.load(Path("recipes", f"{args.recipe}.yaml"))
     runs, metrics = Path("runs", args.recipe), Path("eval", args.recipe, "metrics.json")
     targets = _targets(args.photos, args.out)

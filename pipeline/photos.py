@@ -31,7 +31,8 @@ def read(path: Path) -> Photo:
 
     Its EXIF rotation is applied. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, the
     alpha of others is dropped. A JPEG's colours are upsampled smoothly, as viewers do;
-    `pipeline.images.decode_image` does not, which moves a value by 0.08 of 255 on average.
+    `pipeline.images.decode_image` does not, which moves a value by 0.08 of 255 on average, and
+    on Carvana's photographs decides 1 to 2 pixels of 10,000 otherwise (a network of 256x256).
 
     Raises:
         BadImageError: it cannot be read, is cut short, or holds no 8 or 16 bits a channel.
