@@ -116,7 +116,7 @@ def bare_forward(rows, args, networks, size, tta, fabric) -> float:
         synchronise(fabric)
 
     run(3)  # cuDNN chooses its kernels
-    forward(batch, networks, tta, fabric, 0.5)
+    forward(images, networks, tta, fabric, 0.5)
     begin = time.perf_counter()
     run(times)
     return times * args.batch / (time.perf_counter() - begin)

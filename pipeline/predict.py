@@ -19,6 +19,7 @@ from pipeline import files, fingerprint, hardware, memory, model, params, sample
 from pipeline import submission as submissions
 from pipeline.archives import Archives, base_name
 from pipeline.errors import UserError, command
+from pipeline.evaluation import threshold as thresholds
 from pipeline.images import BadImageError
 from pipeline.prediction import csv_rows, figures, mask_bits
 from pipeline.prediction.background import ahead
@@ -92,13 +93,6 @@ def _refuse_bad(errors: Iterable[str], settings: Predict) -> None:
         raise BadImageError(f"{first} (or set predict.on_bad_image to empty)")
 
 
-def _read_threshold(path: Path) -> float:
-    try:
-        return float(json.loads(path.read_text())["threshold"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: no threshold ({error!r}); run the tune stage first") from None
-
-
 def _check_one_class(rows: Sequence[Sample], where: Path) -> None:
     for row in rows:
         if row.classes > 1:
@@ -146,7 +140,7 @@ def _run(
 ) -> None:
     """Predict `rows`, as one of Fabric's processes; the first puts all shares together."""
     settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
-    threshold = _read_threshold(args.metrics)
+    threshold = thresholds.read(args.metrics)
     memory.keep_freed()
     submissions.find_sample(args.raw)  # missing, it ends the run now and not after it
     for row in rows:

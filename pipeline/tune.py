@@ -28,6 +28,7 @@ from pipeline.errors import command
 from pipeline.evaluation import breakdown, class_scores, confusion, measures, out_of_fold
 from pipeline.evaluation.class_scores import ClassResult
 from pipeline.evaluation.measures import Measures
+from pipeline.evaluation.threshold import nearest_level
 from pipeline.samples import Sample
 from pipeline.settings.evaluation import Tune
 
@@ -93,7 +94,7 @@ def tune(
     """
     scores = dice_by_threshold(counts)
     mean = scores.mean(axis=0)
-    level = best_threshold(mean) if threshold == "auto" else min(LEVELS - 1, round(256 * threshold))
+    level = best_threshold(mean) if threshold == "auto" else nearest_level(threshold)
     groups = np.array([row.group for row in rows])
     folds = np.array([row.fold for row in rows])
     drawn = resample_groups(scores, groups, bootstrap, seed)

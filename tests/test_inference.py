@@ -106,7 +106,7 @@ def test_several_classes_are_the_mean_softmax_over_models_and_flips(rows, archiv
 def test_several_models_disagree_where_their_classes_differ(rows, archives) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     (batch,) = decoded(rows[:4], archives, SIZE, "area", 4, 0, False)
-    found = forward(batch, [ThreeColours(3), ThreeColours(-3)], "none", fabric, 0.5)
+    found = forward(batch.images, [ThreeColours(3), ThreeColours(-3)], "none", fabric, 0.5)
     for row, share in zip(rows[:4], found.disagreement, strict=True):
         votes = [softmax(row, archives, ramp).argmax(axis=0) for ramp in (3, -3)]
         expected = np.mean(votes[0] != votes[1])
@@ -191,10 +191,10 @@ def test_disagreement_is_the_share_of_pixels_the_models_differ_on(rows, archives
     fabric = Fabric(accelerator="cpu", devices=1)
     (batch,) = decoded(rows[:4], archives, SIZE, "area", 4, 0, False)
     models = [Redness(0), Redness(1), Redness(-3)]
-    found = forward(batch, models, "none", fabric, 0.7)
+    found = forward(batch.images, models, "none", fabric, 0.7)
     for row, share in zip(rows[:4], found.disagreement, strict=True):
         votes = np.stack([by_hand(row, archives, shift) >= 0.7 for shift in (0, 1, -3)])
         expected = np.mean(votes.any(axis=0) != votes.all(axis=0))
         assert share.item() == pytest.approx(expected, abs=2e-4) and expected > 0
-    alone = forward(batch, models[:1], "hflip", fabric, 0.7)
+    alone = forward(batch.images, models[:1], "hflip", fabric, 0.7)
     assert alone.disagreement.tolist() == [0] * 4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.archives import Archives
 from pipeline.images import Size
-from pipeline.prediction.decoding import Batch, Resize, decoded
+from pipeline.prediction.decoding import Resize, decoded
 from pipeline.samples import Sample
 
 Float32 = npt.NDArray[np.float32]
@@ -53,7 +53,7 @@ def stream(
     """
     pinned = fabric.device.type == "cuda"
     for batch in decoded(rows, archives, size, resize, batch_size, workers, pinned):
-        maps = forward(batch, models, tta, fabric, 0.5).probability.cpu().numpy()
+        maps = forward(batch.images, models, tta, fabric, 0.5).probability.cpu().numpy()
         for row, probability, error in zip(batch.rows, maps, batch.errors, strict=True):
             yield Prediction(row, probability, error)
 
@@ -96,10 +96,10 @@ class Probabilities:
 
 @torch.inference_mode()
 def forward(
-    batch: Batch, models: Sequence[nn.Module], tta: Tta, fabric: Fabric, threshold: float
+    images: Tensor, models: Sequence[nn.Module], tta: Tta, fabric: Fabric, threshold: float
 ) -> Probabilities:
-    """Run all models over a batch; on a GPU this returns before they are done."""
-    images = batch.images.to(fabric.device, non_blocking=True)
+    """Run all models over (B, h, w, 3) uint8; on a GPU this returns before they are done."""
+    images = images.to(fabric.device, non_blocking=True)
     with fabric.autocast():
         each = [_probability(model, images, tta) for model in models]
         total = torch.zeros_like(each[0])

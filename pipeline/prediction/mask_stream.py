@@ -91,7 +91,7 @@ class _Launched:
 def _launch(
     batch: Batch, models: Sequence[nn.Module], tta: Tta, threshold: float, fabric: Fabric
 ) -> _Launched:
-    found = forward(batch, models, tta, fabric, threshold)
+    found = forward(batch.images, models, tta, fabric, threshold)
     on_gpu = found.probability.device.type == "cuda"
     words, start = [], 0
     for size, run in itertools.groupby(row.size for row in batch.rows):

@@ -1,0 +1,292 @@
+"""`python -m pipeline.cutout` with networks trained for a moment, against the stage `predict`."""
+
+import dataclasses
+import importlib
+import shlex
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, jpeg, tiny_image, tiny_mask, write_tiny_archives, write_yaml
+from lightning_fabric import Fabric
+from PIL import Image
+from training import small_recipe
+
+from pipeline import cutout, model, rle, submission
+from pipeline.evaluation import parts, runs
+from pipeline.images import decode_image
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+SIZES = {"bb0000000000": (64, 96), "bb0000000001": (51, 77)}  # of the cars
+
+
+def pixels(name: str) -> np.ndarray:
+    """A picture of one of the two cars, of its size."""
+    seed = int(name[-1]) + 100
+    whole = tiny_image(tiny_mask(seed), seed)
+    return cv2.resize(whole, SIZES[name[:12]][::-1], interpolation=cv2.INTER_AREA)
+
+
+NAMES = [f"{car}_{view:02d}" for car in SIZES for view in (1, 2)]
+
+
+def stage(name: str, fold: int = 0) -> None:
+    """Run a stage in the current folder with the arguments that dvc.yaml gives it."""
+    command = STAGES[name]["cmd"].replace("${item.recipe}", "tiny")
+    sys.argv = shlex.split(command.replace("${item.fold}", str(fold)))[2:]
+    importlib.import_module(f"pipeline.{name}").main()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has run to its submission, and the photos that this is of.
+
+    They are PNGs, whatever their names: every reader gives the same pixels of those.
+    """
+    folder = tmp_path_factory.mktemp("cutout")
+    recipe = small_recipe({"deterministic": False}, epochs=4)
+    recipe["tune"] |= {"bootstrap": 5, "threshold": 0.4}
+    write_yaml(folder / "recipes/tiny.yaml", recipe)
+    write_yaml(folder / "params.yaml", {"recipes": ["tiny"], "folds": [0, 1]})
+    write_tiny_archives(folder / "data/tiny/raw")
+    (folder / "photos").mkdir()
+    with zipfile.ZipFile(folder / "data/tiny/raw/test.zip", "w") as archive:
+        for name in NAMES:
+            data = cv2.imencode(".png", pixels(name)[..., ::-1])[1].tobytes()
+            archive.writestr(f"test/{name}.jpg", data)
+            (folder / f"photos/{name}.jpg").write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [])
+        stage("split")
+        for fold in (0, 1):
+            stage("train", fold)
+            stage("validate", fold)
+        stage("tune")
+        stage("predict")
+    return folder
+
+
+@dataclasses.dataclass
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the command needs, and no more: no archives, no samples.csv."""
+    for name in ("recipes", "runs", "eval/tiny/metrics.json", "photos"):
+        source, target = template / name, tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, for the recipe `tiny` into the folder `out`."""
+
+    def run(*arguments: object, recipe: str = "tiny") -> Done:
+        given = [recipe, *map(str, arguments), "--out", "out"]
+        monkeypatch.setattr(sys, "argv", ["cutout", *given])
+        code, message = 0, ""
+        try:
+            cutout.main()
+        except SystemExit as ended:
+            code, message = 1, str(ended.code)
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err + message)
+
+    return run
+
+
+def refused(done: Done, *said: str) -> None:
+    last = done.stderr.splitlines()[-1]
+    assert done.code == 1 and last.startswith("error: "), done.stderr
+    for words in said:
+        assert words in last
+    assert done.stdout == "" and not Path("out").exists(), "nothing was begun"
+
+
+def written(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The colours (H, W, 3) of a cutout, and its mask (H, W), made from alpha 255 and 0."""
+    with Image.open(f"out/{name}.png") as picture:
+        assert picture.mode == "RGBA"
+        found = np.asarray(picture)
+    assert set(np.unique(found[..., 3])) <= {0, 255}
+    return found[..., :3], found[..., 3] == 255
+
+
+def test_the_masks_are_those_of_the_submission(template: Path, run: Run) -> None:
+    done = run(*(f"photos/{name}.jpg" for name in NAMES))
+    assert done.code == 0, done.stderr
+    expected = dict(submission.read_rows(template / "submissions/tiny/submit.csv.gz"))
+    assert len(expected) == len(NAMES) == len(list(Path("out").iterdir()))
+    lines = dict(line.split(": ") for line in done.stdout.splitlines())
+    for name in NAMES:
+        colours, mask = written(name)
+        np.testing.assert_array_equal(colours, pixels(name))
+        np.testing.assert_array_equal(mask, rle.decode(expected[f"{name}.jpg"], *mask.shape))
+        assert 0.01 < mask.mean() < 0.99, "a mask that could be wrong"
+        height, width = SIZES[name[:12]]
+        assert lines[f"photos/{name}.jpg"] == (
+            f"{height}x{width} (height x width), {mask.mean():.1%} kept"
+        )
+
+
+def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
+    """The two decoders upsample colours differently; noise and a network of a moment show it."""
+    data = jpeg(cv2.resize(pixels(NAMES[0]), (480, 320)))
+    Path("car.jpg").write_bytes(data)
+    assert run("car.jpg").code == 0
+    models = model.load_folds(Path("runs/tiny"), [0, 1])
+    as_predict = cutout.cutout(
+        decode_image(data, (320, 480), "car.jpg"), models, "hflip", 102, False,
+        Fabric(accelerator="cpu", devices=1),
+    )  # fmt: skip
+    assert 0.01 < as_predict.mean() < 0.99
+    assert np.mean(written("car")[1] != as_predict) < 0.01
+
+
+def test_a_photo_on_its_side_is_turned(project: Path, run: Run) -> None:
+    upright = NAMES[2]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise
+    Image.fromarray(np.rot90(pixels(upright))).save("turned.png", exif=exif)
+    assert run("turned.png", f"photos/{upright}.jpg").code == 0
+    for found, expected in zip(written("turned"), written(upright), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert written("turned")[1].shape == (51, 77)
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_done(project: Path, run: Run) -> None:
+    whole = Path(f"photos/{NAMES[1]}.jpg").read_bytes()
+    Path("photos/cut.jpg").write_bytes(whole[:-3000])
+    Path("out").mkdir()
+    Path("out/cut.png").write_bytes(b"of an earlier run")
+    paths = [
+        f"photos/{NAMES[0]}.jpg",
+        "photos/cut.jpg",
+        "photos/none.jpg",
+        f"photos/{NAMES[1]}.jpg",
+    ]
+    done = run(*paths)
+    assert done.code == 1
+    cut, missing, summary = done.stderr.splitlines()
+    assert cut.startswith("photos/cut.jpg: no readable picture (")
+    assert missing.startswith("photos/none.jpg: ") and "No such file" in missing
+    assert summary.startswith("error: 2 of 4 photos could not be read")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [paths[0], paths[3]]
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {f"{NAMES[0]}.png", f"{NAMES[1]}.png", "cut.png"}
+    assert Path("out/cut.png").read_bytes() == b"of an earlier run"
+
+
+def test_no_cutout_is_overwritten_and_no_photo(project: Path, run: Run) -> None:
+    one, other = (f"photos/{name}.jpg" for name in NAMES[:2])
+    Path("photos/b").mkdir()
+    Path(f"photos/b/{NAMES[0]}.tif").touch()
+    refused(run(one, other, f"photos/b/{NAMES[0]}.tif"), f"{NAMES[0]}.tif: found the name of {one}")
+    refused(run(one, one), "found the name of", "rename one")
+    before = Path(one).read_bytes()
+    Path("link").symlink_to("out")
+    Path("kept").mkdir()
+    shutil.move(one, "kept/car.png")
+    Path("kept").rename("out")
+    done = run("link/car.png")
+    assert done.code == 1 and "error: out/car.png: is one of the photos" in done.stderr
+    assert Path("out/car.png").read_bytes() == before and not done.stdout
+
+
+def test_what_is_missing_is_named(project: Path, run: Run) -> None:
+    photo = f"photos/{NAMES[0]}.jpg"
+    refused(run(photo, recipe="mine"), "recipes/mine.yaml")
+    Path("eval/tiny/metrics.json").unlink()
+    refused(run(photo), "eval/tiny/metrics.json: no threshold", "tune", "or give --threshold")
+    for wrong in ("0", "1", "nan", "-0.5"):
+        refused(run(photo, f"--threshold={wrong}"), f"--threshold: found {float(wrong)}")
+    shutil.rmtree("runs/tiny/fold0")
+    done = run(photo, "--threshold", "0.4")
+    assert done.code == 0, "one network will do"
+    shutil.rmtree("out")
+    shutil.rmtree("runs")
+    refused(run(photo), "runs/tiny: found no fold<k>/model.pt", "dvc repro tune@tiny")
+    Path("runs/tiny/fold0").mkdir(parents=True)  # of a training that has not ended
+    refused(run(photo), "runs/tiny: found no fold<k>/model.pt")
+
+
+def test_the_folder_may_be_no_file(project: Path, run: Run) -> None:
+    Path("out").write_text("a file")
+    done = run(f"photos/{NAMES[0]}.jpg")
+    assert done.code == 1 and "error: out: no folder can be made" in done.stderr
+
+
+def test_a_threshold_given_counts_instead_of_the_tuned_one(project: Path, run: Run) -> None:
+    photo = f"photos/{NAMES[0]}.jpg"
+    masks = []
+    for given in ((), ("--threshold", 102.4 / 256), ("--threshold", 0.05), ("--threshold", 0.7)):
+        assert run(photo, *given).code == 0
+        masks.append(written(NAMES[0])[1])
+    np.testing.assert_array_equal(masks[0], masks[1])  # the nearest of 256
+    assert np.all(masks[2] >= masks[0]) and np.all(masks[0] >= masks[3])
+    assert masks[2].sum() > masks[0].sum() > masks[3].sum()
+
+
+def test_the_largest_part_alone_where_the_recipe_says_so(project: Path, run: Run) -> None:
+    twice = np.concatenate([pixels(NAMES[0]), pixels(NAMES[1])], axis=1)
+    Image.fromarray(twice).save("two.png")
+    assert run("two.png", "--threshold", "0.5").code == 0
+    every = written("two")[1]
+    assert parts.measure(runs.of_mask(every), every.shape[1]).count > 1
+    recipe = yaml.safe_load(Path("recipes/tiny.yaml").read_text())
+    recipe["predict"]["keep"] = "largest"
+    write_yaml(Path("recipes/tiny.yaml"), recipe)
+    assert run("two.png", "--threshold", "0.5").code == 0
+    np.testing.assert_array_equal(written("two")[1], parts.largest(every))
+
+
+def test_an_empty_mask_is_told(project: Path, run: Run) -> None:
+    Image.new("RGB", (33, 21), (180, 180, 180)).save("wall.png")
+    done = run("wall.png", "--threshold", "0.996")
+    assert done.code == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("wall.png: 21x33 (height x width), 0.0% kept; nothing was found")
+    assert not written("wall")[1].any() and (written("wall")[0] == 180).all()
+
+
+def test_of_several_classes_all_but_background_is_kept(project: Path, run: Run) -> None:
+    network = {"architecture": "cnn", "widths": [4, 4]}
+    shutil.rmtree("runs")
+    Path("eval/tiny/metrics.json").write_text('{"threshold": null}')
+    networks = []
+    for fold in (5, 6):  # seeds with which all classes occur
+        torch.manual_seed(fold)
+        description = model.Description(network, (51, 77), "area", (0.5,) * 3, (0.1,) * 3, 3, fold)
+        networks.append(model.build(description, "none").eval())
+        path = Path(f"runs/tiny/fold{fold}/model.pt")
+        model.save(path, networks[-1], networks[-1].state_dict())
+    assert run(f"photos/{NAMES[2]}.jpg").code == 0
+
+    images = torch.from_numpy(pixels(NAMES[2])[None])  # of the networks' size
+    with torch.inference_mode():
+        total = sum(
+            one(images).softmax(1) + one(images.flip(2)).softmax(1).flip(3) for one in networks
+        )
+    expected = total[0].argmax(0).numpy() > 0
+    found = written(NAMES[2])[1]
+    assert 0.01 < expected.mean() < 0.99 and np.mean(found != expected) < 1e-3
+    shutil.rmtree("out")
+    refused(run(f"photos/{NAMES[2]}.jpg", "--threshold", "0.4"), "networks of 3 classes")
