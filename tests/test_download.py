@@ -692,7 +692,7 @@ def test_archives_that_are_replaced_all_the_time(server: KaggleServer, tmp_path:
     thread = threading.Thread(target=replace)
     thread.start()
     linked = 0
-    for number in range(60):
+    for number in range(40):
         out = tmp_path / f"mine{number}/raw"
         server.log.clear()
         (path,) = fetch(out)
@@ -903,6 +903,41 @@ def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) ->
         server.competitions[COMPETITION]["z.zip"] = Blob(buffer.getvalue())
         (path,) = fetch(tmp_path / f"raw{number}", "z.zip")
         assert path.read_bytes() == buffer.getvalue()
+
+
+def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) -> None:
+    """Two recipes, one of them new: one download, and both are up to date ever after."""
+    clone = copy_project(tmp_path / "clone")
+    section: dict[str, object] = {
+        "kind": "competition", "slug": COMPETITION, "files": ["train.zip"], "optional_files": [],
+    }  # fmt: skip
+    for name in ("first", "second"):
+        recipe(clone / f"recipes/{name}.yaml", section)
+
+    def dvc(*arguments: str, recipes: str) -> str:
+        (clone / "params.yaml").write_text(f"recipes: {recipes}\nfolds: [0]\n")
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("dvc")), *arguments],
+            cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip
+
+    first, second = (clone / f"data/{name}/raw/train.zip" for name in ("first", "second"))
+    dvc("repro", "download", recipes="[first]")
+    said = dvc("repro", "download", recipes="[first, second]")
+    assert "data/second/raw/train.zip: linked from data/first/raw/train.zip" in said
+    assert second.samefile(first) and server.count("GET train.zip") == 1
+    for name in ("first", "second"):
+        said = dvc("repro", "download", recipes=f"[{name}]")
+        assert "Running stage" not in said and "up to date" in said
+    assert "up to date" in dvc("status", "download", recipes="[first, second]")
+    dvc("commit", "-f", "download", recipes="[first, second]")
+    assert second.samefile(first) and os.access(first, os.W_OK), "not moved to DVC's cache"
+    first.unlink()
+    said = dvc("repro", "download", recipes="[first, second]")
+    assert "Running stage 'download@first'" in said and "download@second'" in said
+    assert "Running stage 'download@second'" not in said
+    assert first.samefile(second) and server.count("GET train.zip") == 1
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="PIPELINE_DATA names no folder with real archives")
