@@ -3,13 +3,17 @@
     python -m pipeline.download recipes/<name>.yaml --out data/<name>/raw
 
 Archives come from the built-in sample, from the folder `$PIPELINE_DATA` where it is set
-(competitions/<slug>/<file>, datasets/<owner>/<slug>/<slug>.zip: linked, else copied), or from
-Kaggle. They are never unpacked. What is here already and still is what its receipt says is
-kept; receipts and unfinished files lie beside `--out`, in `.download-<its name>/`.
+(competitions/<slug>/<file>, datasets/<owner>/<slug>/<slug>.zip), or else from Kaggle, unless
+another recipe has them already: what lies in `data/*/raw/` and still is what its receipt says is
+taken from there, and what Kaggle told another recipe it does not offer is not asked for again.
+Where that leaves nothing to fetch, Kaggle is not asked, and no account is needed. Archives on
+this machine are linked, else copied, and never unpacked. What is here already and still is what
+its receipt says is kept; receipts and unfinished files lie beside `--out`, in
+`.download-<its name>/`.
 
-With `$PIPELINE_DATA` set, Kaggle is not asked: a file that is not there is an error. A run
-that quietly filled the gap would mix two sources, and would reach for the network on a
-machine set up to do without.
+With `$PIPELINE_DATA` set, archives come from there alone: a file that is not there is an error.
+A run that quietly filled the gap, from Kaggle or from another recipe's folder, would mix two
+sources, and would reach for the network on a machine set up to do without.
 """
 
 import argparse
@@ -17,9 +21,10 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import disk, params
+from pipeline import data_folder, disk, other_recipes, params
 from pipeline.errors import UserError, command
 from pipeline.files import only_process, write_text
 from pipeline.settings.data import Competition, Dataset, Synthetic
@@ -27,7 +32,7 @@ from pipeline.web import kaggle_site, receipts, transfer
 from pipeline.web.patience import Patience
 from pipeline.web.remote import Offer
 
-_DATA = "PIPELINE_DATA"
+_NOTE = "not-offered.json"  # in the folder of receipts
 
 
 def download(
@@ -41,13 +46,14 @@ def download(
     Args:
         wanted: the recipe's section.
         out: folder of the archives, made if missing.
-        local: folder of archives that are already here (`$PIPELINE_DATA`), or None: Kaggle.
+        local: folder of archives that are already here (`$PIPELINE_DATA`), or None: other
+            recipes' folders, then Kaggle.
         patience: how long to wait for Kaggle, and how often to try.
 
     Raises:
         UserError: a file could not be had; what did arrive is kept for the next run.
     """
-    folder = out.with_name(f".download-{out.name}")
+    folder = receipts.folder_of(out)
     out.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
         if isinstance(wanted, Synthetic):
@@ -58,6 +64,7 @@ def download(
         if local is not None:
             absent = _take(missing, extra, local, out, folder)
         else:
+            missing, extra = (_share(part, out, folder) for part in (missing, extra))
             absent = _fetch(missing, extra, out, folder, patience)
         had = [origin for origin in optional if origin not in absent]
         return [_stored(origin, out, folder) for origin in [*had, *needed]]
@@ -79,33 +86,8 @@ def _stored(origin: str, out: Path, folder: Path) -> Path:
     return out / receipt.stored
 
 
-def _take(
-    missing: list[str], optional: list[str], local: Path, out: Path, folder: Path
-) -> list[str]:
-    """Link or copy files of `$PIPELINE_DATA`, with the checks of a download.
-
-    Returns:
-        The optional ones that are not there.
-    """
-    absent = [origin for origin in optional if not _search(local, origin)]
-    _refuse_changed(absent, out, folder)
-    for origin in [*optional, *missing]:
-        if origin in absent:
-            continue
-        source = _found(local, origin)
-        part = folder / source.name
-        part.unlink(missing_ok=True)
-        how = disk.link_or_copy(source, part)
-        if source.suffix == ".zip" and (problem := receipts.zip_flaw(part)):
-            part.unlink()
-            raise UserError(f"{source}: {problem}; replace it by a whole copy")
-        receipts.keep(folder, origin, part, out / source.name)
-        print(f"{out / source.name}: {how} from {source}")
-    return absent
-
-
 def _refuse_changed(absent: list[str], out: Path, folder: Path) -> None:
-    """Refuse an optional file that was had once, is not what it was, and is not to be had."""
+    """Refuse an optional file that has changed since its download and is no longer offered."""
     for origin in absent:
         receipt = receipts.find(folder, origin)
         if receipt and (out / receipt.stored).exists():
@@ -115,20 +97,23 @@ def _refuse_changed(absent: list[str], out: Path, folder: Path) -> None:
             )
 
 
-def _search(local: Path, origin: str) -> Path | None:
-    """The file of `$PIPELINE_DATA`, which may have been zipped by Kaggle on its way."""
-    paths = (local / origin, local / f"{origin}.zip")
-    return next((path for path in paths if path.is_file()), None)
+def _take(
+    missing: list[str], optional: list[str], local: Path, out: Path, folder: Path
+) -> list[str]:
+    """Take files from `$PIPELINE_DATA`; return the optional ones that are not there."""
+    absent = data_folder.absent(optional, local)
+    _refuse_changed(absent, out, folder)
+    present = [origin for origin in optional if origin not in absent]
+    data_folder.take([*present, *missing], local, out, folder)
+    return absent
 
 
-def _found(local: Path, origin: str) -> Path:
-    """As `_search`, for a file that must be there."""
-    if path := _search(local, origin):
-        return path
-    raise UserError(
-        f"{local / origin}: no such file; {_DATA} is set, so archives are taken from there: "
-        f"put the file there, or unset {_DATA} to download from Kaggle"
-    )
+def _share(wanted: list[str], out: Path, folder: Path) -> list[str]:
+    """Take what other recipes have; return what they do not."""
+    left = other_recipes.take(wanted, out, folder)
+    for origin in set(wanted) - set(left):
+        transfer.abandon(folder, Path(origin).name)
+    return left
 
 
 def _fetch(
@@ -142,18 +127,20 @@ def _fetch(
     Returns:
         The optional ones that Kaggle does not offer.
     """
-    note = folder / "not-offered.json"
-    noted = _noted(note)
-    if not missing and set(optional) <= set(noted):
+    if not missing and set(optional) <= _not_offered(out):
+        if not set(optional) <= set(_noted(folder)):  # another recipe's note, which may go
+            write_text(folder / _NOTE, json.dumps(optional))
         _refuse_changed(optional, out, folder)
         return optional
     place = [*missing, *optional][0].rpartition("/")[0]
-    with kaggle_site.connect(patience) as account:
-        offers = _offers(account, place, missing, optional)
+    with contextlib.ExitStack() as stack:
+        with _told_what_is_optional(missing, optional):
+            account = stack.enter_context(kaggle_site.connect(patience))
+            offers = _offers(account, place, missing, optional)
         offered = {f"{place}/{offer.name}" for offer in offers}
         absent = [origin for origin in optional if origin not in offered]
-        if absent != noted:
-            write_text(note, json.dumps(absent))
+        if absent != _noted(folder):
+            write_text(folder / _NOTE, json.dumps(absent))
         _refuse_changed(absent, out, folder)
         size = sum(transfer.missing_bytes(offer, folder) for offer in offers)
         disk.check_space(folder, size, "what is still missing")
@@ -164,10 +151,35 @@ def _fetch(
     return absent
 
 
-def _noted(note: Path) -> list[str]:
-    """Origins that Kaggle was asked for and did not offer."""
+@contextlib.contextmanager
+def _told_what_is_optional(missing: list[str], optional: list[str]) -> Iterator[None]:
+    """Add to an error, where nothing else is missing, that one could do without.
+
+    It stays an error: whether a run has the file must not depend on whether Kaggle was within
+    reach that day, and DVC would never ask again.
+    """
+    try:
+        yield
+    except UserError as error:
+        if missing:
+            raise
+        names = ", ".join(Path(origin).name for origin in optional)
+        raise UserError(
+            f"{names}: optional, all other files are here, and whether Kaggle offers it is not "
+            f"known: {error}; or take it out of download.optional_files in the recipe"
+        ) from None
+
+
+def _not_offered(out: Path) -> set[str]:
+    """Origins that Kaggle was asked for and did not offer, for this recipe or another."""
+    folders = map(receipts.folder_of, [out, *other_recipes.beside(out)])
+    return {origin for folder in folders for origin in _noted(folder)}
+
+
+def _noted(folder: Path) -> list[str]:
+    """Those of one recipe, by its folder of receipts."""
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return [str(origin) for origin in json.loads(note.read_text(encoding="utf-8"))]
+        return [str(origin) for origin in json.loads((folder / _NOTE).read_text(encoding="utf-8"))]
     return []
 
 
@@ -197,6 +209,7 @@ def _draw(wanted: Synthetic, out: Path, folder: Path) -> list[Path]:
     cores = len(os.sched_getaffinity(0))  # the bytes do not depend on how many processes draw
     sample_cars.write_archives(fresh, wanted.train_cars, wanted.test_cars, wanted.seed, cores)
     files = sorted(fresh.iterdir())
+    done.unlink(missing_ok=True)  # from now on it is neither the old sample nor the new one
     for file in files:
         receipts.keep(folder, f"sample/{file.name}", file, out / file.name)
     content = {"settings": settings, "origins": [f"sample/{file.name}" for file in files]}
@@ -213,16 +226,6 @@ def _drawn(done: Path, settings: dict[str, object]) -> list[str]:
     return []
 
 
-def _local() -> Path | None:
-    """The folder `$PIPELINE_DATA` names, or None when it is unset or empty."""
-    name = os.environ.get(_DATA)
-    if not name:
-        return None
-    if not Path(name).is_dir():
-        raise UserError(f"{_DATA}: found {name!r}, which is no folder; correct it or unset it")
-    return Path(name)
-
-
 @command
 def main() -> None:
     """Run the stage."""
@@ -235,7 +238,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     arguments = parser.parse_args()
     recipe = params.load(arguments.recipe)
-    for path in download(recipe.download, arguments.out, _local(), Patience()):
+    for path in download(recipe.download, arguments.out, data_folder.named(), Patience()):
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 

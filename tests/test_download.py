@@ -13,10 +13,12 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -45,6 +47,14 @@ DATA = zipped({"train/a.jpg": noise(1_500_000), "train/b.jpg": noise(1_500_000, 
 OTHER = zipped({"train/a.jpg": noise(1_500_000, 2), "train/b.jpg": noise(1_500_000, 3)})
 PAGE = b"<!DOCTYPE html><html><body>Please sign in to this network</body></html>"
 SMALL = zipped({"a.csv": noise(5_000)})
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """The folder of a recipe: what lies beside it is looked through, and is no other test's."""
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -552,6 +562,227 @@ def test_archives_that_are_here_already(server: KaggleServer, tmp_path: Path) ->
     assert download(wanted("train.zip"), tmp_path / "raw", here, QUICK) == [path]
 
 
+def carvana(data: Path, *files: str) -> Path:
+    """Another recipe's folder, filled from Kaggle."""
+    fetch(data / "carvana/raw", *files)
+    return data / "carvana/raw"
+
+
+def without_kaggle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network and no credentials."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+
+
+def test_what_another_recipe_has_is_linked(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other, out = carvana(tmp_path, "train.zip", "list.csv.zip"), tmp_path / "mine/raw"
+    server.log.clear()
+    without_kaggle(monkeypatch)
+    paths = fetch(out, "train.zip", "list.csv.zip")
+    assert [path.read_bytes() for path in paths] == [DATA, SMALL] and not server.log
+    assert [path.samefile(other / path.name) for path in paths] == [True, True]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{out / 'train.zip'}: linked from {other / 'train.zip'}"
+    assert sorted(path.name for path in (tmp_path / "mine/.download-raw").iterdir()) == [
+        ".lock",
+        f"competitions--{COMPETITION}--list.csv.zip.receipt.json",
+        f"competitions--{COMPETITION}--train.zip.receipt.json",
+    ]
+    shutil.rmtree(tmp_path / "carvana")
+    assert fetch(out, "train.zip", "list.csv.zip") == paths, "its receipts are its own"
+    assert not capsys.readouterr().out
+
+
+def test_another_recipe_is_found_from_any_folder(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths as dvc.yaml has them, a bare name, and a folder that is a link to the other's."""
+    carvana(tmp_path)
+    server.log.clear()
+    monkeypatch.chdir(tmp_path.parent)
+    assert fetch(Path(tmp_path.name, "mine/raw"))[0].read_bytes() == DATA
+    (tmp_path / "bare").mkdir()
+    monkeypatch.chdir(tmp_path / "bare")
+    assert fetch(Path("raw"))[0].read_bytes() == DATA
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/raw").symlink_to(tmp_path / "carvana/raw")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "carvana")
+    assert fetch(tmp_path / "link/raw")[0].read_bytes() == DATA
+    assert fetch(tmp_path / "elsewhere/raw")[0].read_bytes() == DATA
+    assert not server.log
+
+
+def test_only_what_no_recipe_has_is_fetched(server: KaggleServer, tmp_path: Path) -> None:
+    carvana(tmp_path, "train.zip")
+    fetch(tmp_path / "third/raw", "list.csv.zip")
+    server.competitions[COMPETITION]["a.zip"] = Blob(OTHER)
+    server.log.clear()
+    paths = fetch(tmp_path / "mine/raw", "list.csv.zip", "a.zip", "train.zip")
+    assert [path.read_bytes() for path in paths] == [SMALL, OTHER, DATA]
+    assert [line for line in server.log if line.startswith("GET")] == ["GET a.zip"]
+
+
+def test_what_another_recipe_spoilt_is_not_taken(
+    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut, changed, or half of it written over; touched, it still is what it was."""
+    file = carvana(tmp_path) / "train.zip"
+    half = DATA[: len(DATA) // 2] + bytes(len(DATA) - len(DATA) // 2)
+    for number, data in enumerate((DATA[:-1], OTHER, half)):
+        file.write_bytes(data)
+        out = tmp_path / f"mine{number}/raw"
+        server.log.clear()
+        assert fetch(out)[0].read_bytes() == DATA
+        assert f"{file}: changed since it was checked; not taken" in capsys.readouterr().err
+        assert not list((out / "../.download-raw").glob("train.zip*")), "nothing is left of it"
+        assert server.count("GET train.zip") == 1 and file.read_bytes() == data
+        shutil.rmtree(out.parent)
+    file.write_bytes(DATA)
+    server.log.clear()
+    assert fetch(tmp_path / "last/raw")[0].samefile(file) and not server.log
+
+
+def test_linked_archives_do_not_change_each_other(server: KaggleServer, tmp_path: Path) -> None:
+    """What is replaced in one folder stays in the other; what is written over shows in both."""
+    other, out = carvana(tmp_path), tmp_path / "mine/raw"
+    (path,) = fetch(out)
+    (out / "train.zip").unlink()
+    (out / "train.zip").write_bytes(OTHER)
+    assert (other / "train.zip").read_bytes() == DATA
+    assert fetch(out)[0].samefile(other / "train.zip"), "taken again"
+    path.write_bytes(OTHER)
+    assert (other / "train.zip").read_bytes() == OTHER, "one file"
+    server.log.clear()
+    assert fetch(out)[0].read_bytes() == fetch(other)[0].read_bytes() == DATA
+    assert path.samefile(other / "train.zip") and server.count("GET train.zip") == 1
+
+
+def test_no_archive_is_taken_that_arrives_at_the_moment(
+    server: KaggleServer, tmp_path: Path
+) -> None:
+    """The other recipe's process goes on undisturbed, and what is half there is left alone."""
+    server.blob_faults["train.zip"] = [Fault(rate=1e6)]
+    out = tmp_path / "other/raw"
+    out.parent.mkdir()
+    process = subprocess.Popen(command(out, "train.zip"), cwd=ROOT)
+    wait_for(lambda: (tmp_path / "other/.download-raw/train.zip.part").exists())
+    (path,) = fetch(tmp_path / "mine/raw")
+    assert process.poll() is None, "it was done before it could be looked at"
+    assert path.read_bytes() == DATA and not list(out.iterdir())
+    assert process.wait() == 0
+    assert (out / "train.zip").read_bytes() == DATA and not path.samefile(out / "train.zip")
+
+
+def test_archives_that_are_replaced_all_the_time(server: KaggleServer, tmp_path: Path) -> None:
+    """As a download does it, receipt first: whichever of two files is linked, it fits."""
+    other = carvana(tmp_path)
+    folder, origin = tmp_path / "carvana/.download-raw", f"competitions/{COMPETITION}/train.zip"
+    ended = threading.Event()
+
+    def replace() -> None:
+        for data in itertools.cycle((OTHER, DATA)):
+            (folder / "fresh").write_bytes(data)
+            receipts.keep(folder, origin, folder / "fresh", other / "train.zip")
+            if ended.is_set():
+                return
+
+    def link(out: Path) -> bool:
+        """Whether a new recipe's file came from the other one; it must fit its receipt."""
+        server.log.clear()
+        (path,) = fetch(out)
+        receipt = receipts.find(receipts.folder_of(out), origin)
+        assert receipt is not None and receipts.md5(path).hex() == receipt.md5
+        assert path.read_bytes() in (DATA, OTHER)
+        shutil.rmtree(out.parent)
+        return not server.log
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        linked = [link(tmp_path / f"mine{number}/raw") for number in range(40)]
+    finally:
+        ended.set()
+        thread.join()
+    assert any(linked), "never taken from the other recipe"
+
+
+def test_what_had_arrived_is_cleared_away(server: KaggleServer, tmp_path: Path) -> None:
+    out = tmp_path / "mine/raw"
+    server.blob_faults["train.zip"] = [Fault(cut_at=900_000)] + [Fault(status=400)] * 9
+    with pytest.raises(UserError):
+        fetch(out)
+    part = tmp_path / "mine/.download-raw/train.zip.part"
+    assert part.stat().st_size == 900_000
+    server.blob_faults.clear()
+    carvana(tmp_path)
+    fetch(out)
+    assert not list(part.parent.glob("train.zip*"))
+
+
+def test_archives_of_another_competition_are_not_taken(
+    server: KaggleServer, tmp_path: Path
+) -> None:
+    carvana(tmp_path)
+    server.competitions["lakes"] = {"train.zip": Blob(OTHER)}
+    section = wanted("train.zip").model_copy(update={"slug": "lakes"})
+    (path,) = download(section, tmp_path / "lakes/raw", None, QUICK)
+    assert path.read_bytes() == OTHER
+
+
+def test_a_data_set_is_shared_too(server: KaggleServer, tmp_path: Path) -> None:
+    server.datasets["owner/some-set"] = Blob(DATA)
+    section = Dataset(kind="dataset", slug="owner/some-set")
+    (first,) = download(section, tmp_path / "a/raw", None, QUICK)
+    server.log.clear()
+    (second,) = download(section, tmp_path / "b/raw", None, QUICK)
+    assert second.samefile(first) and not server.log
+
+
+def test_the_data_folder_comes_alone(server: KaggleServer, tmp_path: Path) -> None:
+    """Another recipe's file neither goes before it nor fills its gaps."""
+    carvana(tmp_path, "train.zip", "list.csv.zip")
+    here = local_archives(tmp_path)
+    (here / "competitions" / COMPETITION / "train.zip").write_bytes(OTHER)
+    (path,) = download(wanted("train.zip"), tmp_path / "mine/raw", here, QUICK)
+    assert path.read_bytes() == OTHER
+    with pytest.raises(UserError, match=r"list.csv.zip: no such file; PIPELINE_DATA is set"):
+        download(wanted("list.csv.zip"), tmp_path / "mine/raw", here, QUICK)
+
+
+def test_optional_files_of_another_recipe(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken where it has them; what Kaggle did not offer then, it is not asked for now."""
+    fetch_optional(tmp_path / "carvana/raw")
+    server.log.clear()
+    without_kaggle(monkeypatch)
+    paths = fetch_optional(tmp_path / "mine/raw")
+    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
+    shutil.rmtree(tmp_path / "carvana")
+    assert fetch_optional(tmp_path / "mine/raw") == paths and not server.log
+
+
+def test_an_optional_file_that_nobody_asked_for_yet(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kaggle is asked; a run that did without because it is away would not be the same run."""
+    carvana(tmp_path)
+    with monkeypatch.context() as away:
+        without_kaggle(away)
+        words = r"^not-offered.jpg: optional, all other files are here.*no Kaggle credentials.*or "
+        with pytest.raises(UserError, match=words + "take it out of download.optional_files"):
+            fetch_optional(tmp_path / "mine/raw", files=OPTIONAL[1:])
+        with pytest.raises(UserError, match="^found no Kaggle credentials"):
+            fetch_optional(tmp_path / "fourth/bare")
+        assert len(fetch_optional(tmp_path / "mine/raw", files=())) == 1
+    server.log.clear()
+    assert len(fetch_optional(tmp_path / "mine/raw", files=OPTIONAL[1:])) == 1
+    assert server.count("POST ListDataFiles") == 1 and not server.count("GET")
+
+
 def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -> None:
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
@@ -561,6 +792,11 @@ def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -
         here = local_archives(folder)
         (path,) = download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
         assert path.read_bytes() == DATA
+        (folder / "mine").mkdir()
+        (tmp_path.parent / "mine").symlink_to(folder / "mine")
+        (copy,) = fetch(tmp_path.parent / "mine/raw")
+        assert copy.read_bytes() == DATA and not copy.samefile(path)
+        assert not server.log, "copied from the other recipe"
     finally:
         shutil.rmtree(folder)
 
@@ -579,6 +815,43 @@ def test_an_archive_that_is_not_here(server: KaggleServer, tmp_path: Path) -> No
     with pytest.raises(UserError, match=f"{COMPETITION}/list.csv.zip: no such file.*unset"):
         download(wanted("train.zip", "list.csv.zip"), tmp_path / "raw", here, QUICK)
     assert not server.log, "the rest is not fetched from Kaggle in silence"
+
+
+def bundled(place: Path, *members: str) -> Path:
+    """Kaggle's bundle of a competition's files, whose archives are members."""
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{COMPETITION}.zip"
+    path.write_bytes(zipped({name: SMALL for name in members}))
+    return path
+
+
+@pytest.mark.parametrize("place", ["", "competitions", f"competitions/{COMPETITION}"])
+def test_a_bundle_that_is_not_unpacked(tmp_path: Path, place: str) -> None:
+    """The error says what to run, and that works."""
+    here, out = tmp_path / "all my data", tmp_path / "raw"
+    bundle = bundled(here / place, "list.csv.zip", "train.zip")
+    with pytest.raises(UserError) as caught:
+        download(wanted("train.zip"), out, here, QUICK)
+    message, folder = str(caught.value), here / "competitions" / COMPETITION
+    assert message.startswith(f"{folder / 'train.zip'}: no such file;") and "\n" not in message
+    assert f"{bundle} holds it: unpack that to {folder}" in message
+    advice = re.search(r"\((python -m zipfile .*)\)$", message)
+    assert advice is not None
+    subprocess.run([sys.executable, *shlex.split(advice[1])[1:]], check=True)
+    assert download(wanted("train.zip"), out, here, QUICK)[0].read_bytes() == SMALL
+
+
+def test_a_bundle_that_does_not_help(tmp_path: Path) -> None:
+    bundle = bundled(tmp_path / "here", *(f"{letter}.csv" for letter in "abcdefgh"))
+    with pytest.raises(UserError, match=r"does not hold it \(it has a.csv, .*f.csv, ...\): put "):
+        download(wanted("train.zip"), tmp_path / "raw", tmp_path / "here", QUICK)
+    bundle.write_bytes(bundle.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"challenge.zip may hold it, but is no whole zip"):
+        download(wanted("train.zip"), tmp_path / "raw", tmp_path / "here", QUICK)
+    bundle.rename(bundle.with_name("some-set.zip"))
+    with pytest.raises(UserError, match="some-set.zip: no such file.*put the file there, or unset"):
+        section = Dataset(kind="dataset", slug="owner/some-set")
+        download(section, tmp_path / "raw", tmp_path / "here", QUICK)
 
 
 def test_a_data_folder_that_is_no_folder(server: KaggleServer, tmp_path: Path) -> None:
@@ -633,6 +906,41 @@ def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) ->
         server.competitions[COMPETITION]["z.zip"] = Blob(buffer.getvalue())
         (path,) = fetch(tmp_path / f"raw{number}", "z.zip")
         assert path.read_bytes() == buffer.getvalue()
+
+
+def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) -> None:
+    """Two recipes, one of them new: one download, and both are up to date ever after."""
+    clone = copy_project(tmp_path / "clone")
+    section: dict[str, object] = {
+        "kind": "competition", "slug": COMPETITION, "files": ["train.zip"], "optional_files": [],
+    }  # fmt: skip
+    for name in ("first", "second"):
+        recipe(clone / f"recipes/{name}.yaml", section)
+
+    def dvc(*arguments: str, recipes: str) -> str:
+        (clone / "params.yaml").write_text(f"recipes: {recipes}\nfolds: [0]\n")
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("dvc")), *arguments],
+            cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip
+
+    first, second = (clone / f"data/{name}/raw/train.zip" for name in ("first", "second"))
+    dvc("repro", "download", recipes="[first]")
+    said = dvc("repro", "download", recipes="[first, second]")
+    assert "data/second/raw/train.zip: linked from data/first/raw/train.zip" in said
+    assert second.samefile(first) and server.count("GET train.zip") == 1
+    for name in ("first", "second"):
+        said = dvc("repro", "download", recipes=f"[{name}]")
+        assert "Running stage" not in said and "up to date" in said
+    assert "up to date" in dvc("status", "download", recipes="[first, second]")
+    dvc("commit", "-f", "download", recipes="[first, second]")
+    assert second.samefile(first) and os.access(first, os.W_OK), "not moved to DVC's cache"
+    first.unlink()
+    said = dvc("repro", "download", recipes="[first, second]")
+    assert "Running stage 'download@first'" in said and "download@second'" in said
+    assert "Running stage 'download@second'" not in said
+    assert first.samefile(second) and server.count("GET train.zip") == 1
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="PIPELINE_DATA names no folder with real archives")

@@ -84,11 +84,21 @@ def _junk(path: Path, archive: zipfile.ZipFile) -> str | None:
         return None if stream.read(4) == b"PK\5\6" else "foreign bytes after the zip's end"
 
 
+def folder_of(out: Path) -> Path:
+    """Where the receipts and unfinished files of a folder of archives lie: beside it."""
+    return out.with_name(f".download-{out.name}")
+
+
 def issue(folder: Path, origin: str, file: Path, stored: str) -> None:
     """Write the receipt of a checked file that lies, or is about to lie, under `stored`."""
     status = file.stat()
-    receipt = Receipt(origin, stored, status.st_size, status.st_mtime_ns, md5(file).hex())
-    write_text(_path(folder, origin), json.dumps(dataclasses.asdict(receipt), indent=1) + "\n")
+    write(folder, Receipt(origin, stored, status.st_size, status.st_mtime_ns, md5(file).hex()))
+
+
+def write(folder: Path, receipt: Receipt) -> None:
+    """Write a receipt in one step."""
+    content = json.dumps(dataclasses.asdict(receipt), indent=1)
+    write_text(_path(folder, receipt.origin), f"{content}\n")
 
 
 def find(folder: Path, origin: str) -> Receipt | None:
@@ -100,20 +110,25 @@ def find(folder: Path, origin: str) -> Receipt | None:
     return receipt if receipt.origin == origin else None
 
 
-def holds(folder: Path, receipt: Receipt, file: Path) -> bool:
-    """Whether `file` still is what its receipt says.
+def renewed(receipt: Receipt, file: Path) -> Receipt | None:
+    """The receipt with the file's time of change, or None where `file` is not what it says.
 
-    Same size and time of change: taken as the same. Another time: read and hashed, and the
-    receipt renewed if the bytes are the same.
+    Same size and time of change: taken as the same. Another time: read and hashed.
     """
     if not file.is_file() or file.stat().st_size != receipt.size:
-        return False
-    if file.stat().st_mtime_ns == receipt.mtime_ns:
-        return True
-    if md5(file).hex() != receipt.md5:
-        return False
-    issue(folder, receipt.origin, file, receipt.stored)
-    return True
+        return None
+    mtime_ns = file.stat().st_mtime_ns  # before the bytes are read: a later change shows
+    if mtime_ns != receipt.mtime_ns and md5(file).hex() != receipt.md5:
+        return None
+    return dataclasses.replace(receipt, mtime_ns=mtime_ns)
+
+
+def holds(folder: Path, receipt: Receipt, file: Path) -> bool:
+    """Whether `file` still is what its receipt says; a touched file's receipt is renewed."""
+    now = renewed(receipt, file)
+    if now is not None and now != receipt:
+        write(folder, now)
+    return now is not None
 
 
 def kept(folder: Path, origin: str, out: Path) -> bool:

@@ -80,6 +80,13 @@ def forget(part: Path) -> None:
     _identity(part).unlink(missing_ok=True)
 
 
+def abandon(folder: Path, name: str) -> None:
+    """Remove what an earlier run left of a file that has come another way."""
+    part = folder / f"{name}.part"
+    part.unlink(missing_ok=True)
+    forget(part)
+
+
 def missing_bytes(offer: Offer, folder: Path) -> int:
     """How many of the listed bytes are not in `folder` yet; 0 when no size is listed."""
     return max((offer.listed or 0) - _size(folder / f"{offer.name}.part"), 0)
