@@ -895,6 +895,34 @@ def test_the_sample_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert paths[0].read_bytes() == bytes_, "the same settings draw the same bytes"
 
 
+def test_a_stopped_redraw_leaves_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = (
+        Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=seed) for seed in (1, 2)
+    )
+    out, keep = tmp_path / "raw", receipts.keep
+
+    def write_archives(folder: Path, train: int, test: int, seed: int, workers: int) -> None:
+        for name in ("metadata.csv.zip", "train.zip"):
+            with zipfile.ZipFile(folder / name, "w") as archive:
+                archive.writestr("seed", str(seed))
+
+    monkeypatch.setattr(sample_cars, "write_archives", write_archives)  # drawing takes long
+    whole = [path.read_bytes() for path in download(first, out, None, QUICK)]
+
+    def keep_one(folder: Path, origin: str, part: Path, target: Path) -> None:
+        if target != out / "metadata.csv.zip":
+            raise KeyboardInterrupt
+        keep(folder, origin, part, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(receipts, "keep", keep_one)
+        download(other, out, None, QUICK)
+    assert (out / "metadata.csv.zip").read_bytes() != whole[0], "the redraw got so far"
+    assert [path.read_bytes() for path in download(first, out, None, QUICK)] == whole
+
+
 def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) -> None:
     """Deflated, with a comment and without a member: all are whole zips."""
     for number, (members, comment) in enumerate(((["a"], b"by hand"), ([], b""), (["a"], b""))):
