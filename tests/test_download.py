@@ -587,7 +587,6 @@ def test_what_another_recipe_has_is_linked(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{out / 'train.zip'}: linked from {other / 'train.zip'}"
     assert sorted(path.name for path in (tmp_path / "mine/.download-raw").iterdir()) == [
-        ".lock",
         f"competitions--{COMPETITION}--list.csv.zip.receipt.json",
         f"competitions--{COMPETITION}--train.zip.receipt.json",
     ]
