@@ -87,3 +87,15 @@ def test_the_first_process_is_known_before_any_is_started(monkeypatch: pytest.Mo
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("SLURM_PROCID", "2")
     assert not ranks.is_first(), os.environ
+
+
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    """Else it would wait for the other's numbers, and hold its GPU."""
+    waits = "import time; from pipeline.training import ranks; ranks.end_with_first(); print('up', flush=True); time.sleep(60)"  # noqa: E501
+    starts = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {waits!r}], env=os.environ | {{'RANK': '1'}})"  # noqa: E501
+    with subprocess.Popen(
+        [sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as first:
+        assert first.stdout is not None and first.stdout.readline() == "up\n"
+        first.kill()
+        first.communicate(timeout=20)  # returns when the other has let go of the pipe
