@@ -11,7 +11,11 @@ OneOrMore = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Runtime(Section):
-    """The machine. Never tracked: nothing here changes a result beyond rounding."""
+    """The machine. Never tracked: nothing here changes a result beyond rounding.
+
+    But for one thing: on several devices BatchNorm sees each one's share of a batch alone, unless
+    `train.sync_batchnorm` is true.
+    """
 
     accelerator: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
