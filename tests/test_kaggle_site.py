@@ -23,6 +23,14 @@ KEY = {"username": "alice", "key": "secret"}
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """The folder of a recipe: what lies beside it is looked through, and is no other test's."""
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
     with kaggle_server.serving(tmp_path, monkeypatch) as server:
         server.competitions[COMPETITION] = {"train.zip": Blob(DATA)}
