@@ -126,8 +126,10 @@ def _locked(path: Path, folder: Path) -> IO[str]:
         stream = path.open("w")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and path.stat().st_ino == os.fstat(stream.fileno()).st_ino:
-                return stream  # else another process has just removed what we have opened
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                return stream
+        except FileNotFoundError:
+            pass  # as where it is another file: what we have opened has just been removed
         except BlockingIOError:
             stream.close()
             raise UserError(

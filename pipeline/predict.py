@@ -155,10 +155,9 @@ def _run(
         def plan() -> tuple[Path, list[int]]:
             stack.enter_context(files.only_process(args.work / "predict"))
             # Not on_bad_image: without bad images, chunks are what they would have been.
-            kept = (settings.keep, settings.compression)
-            decisive = (tta, kept, threshold, runtime.batch_size, size)
+            how = (settings.keep, settings.compression, tta, threshold, runtime.batch_size, size)
             key = fingerprint.key(
-                f"{decisive} {hardware.arithmetic(fabric)}",
+                f"{how} {hardware.arithmetic(fabric)}",
                 [args.samples, *(args.runs / f"fold{fold}" / "model.pt" for fold in folds)],
                 args.raw,
             )
