@@ -20,17 +20,18 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import hardware, memory, model
-from pipeline.archives import Archives
-from pipeline.predict import AHEAD, CHUNK, predict
-from pipeline.prediction.background import ahead
-from pipeline.prediction.chunks import Chunks
-from pipeline.prediction.decoding import decoded
-from pipeline.prediction.inference import forward
-from pipeline.prediction.mask_stream import masks
-from pipeline.prediction.waits import Waits
-from pipeline.samples import Sample
-from pipeline.settings.evaluation import Predict
+from pipeline.data.archives import Archives
+from pipeline.data.decoding import decoded
+from pipeline.data.samples import Sample
+from pipeline.networks import model
+from pipeline.networks.predictor import forward
+from pipeline.predict.chunks import Chunks
+from pipeline.predict.mask_stream import masks
+from pipeline.predict.stage import AHEAD, CHUNK, predict
+from pipeline.recipe.schema import Predict
+from pipeline.support import hardware, memory
+from pipeline.support.concurrency import ahead
+from pipeline.support.waits import Waits
 
 FULL = (1280, 1918)  # height, width of Carvana's images
 

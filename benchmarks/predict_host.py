@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline import memory
-from pipeline.archives import Archives, base_name
-from pipeline.prediction import csv_rows, mask_bits
-from pipeline.prediction.decoding import decoded
-from pipeline.prediction.gzip_member import PieceFile
-from pipeline.samples import Sample
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.decoding import decoded
+from pipeline.data.samples import Sample
+from pipeline.predict import csv_rows, mask_bits
+from pipeline.predict.gzip_member import PieceFile
+from pipeline.support import memory
 
 SIZE, FULL = (1024, 1024), (1280, 1918)  # height, width of the network's input and the images
 BATCH = 4  # small: a ring of buffers is to be used many times over, as in a long run

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from pipeline import rle
+from pipeline.masks import rle
 
 HEIGHT, WIDTH = 1280, 1918  # of Carvana's images, in pixels
 

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import submission
-from pipeline.archives import base_name
-from pipeline.samples import read, test
+from pipeline.data import rows as mask_rows
+from pipeline.data.archives import base_name
+from pipeline.data.samples import read, test
+from pipeline.masks import submission
 
 ROOT = Path(__file__).parent.parent
 EARLY = 2_000  # images after which memory is compared with that at the end
@@ -68,9 +69,9 @@ def build(raw: Path, names: Path, folder: Path, count: int | None) -> None:
     folder.mkdir(parents=True)
     for name in ("train.zip", "train_masks.zip"):
         (folder / name).symlink_to(raw / name)
-    wanted = list(itertools.islice((name for name, _ in submission.read_rows(names)), count))
+    wanted = list(itertools.islice((name for name, _ in mask_rows.read_rows(names)), count))
     listed = "".join(f"{name},\n" for name in wanted)
-    (folder / "sample_submission.csv").write_text(f"{submission.HEADER}\n{listed}")
+    (folder / "sample_submission.csv").write_text(f"{mask_rows.HEADER}\n{listed}")
     with (
         zipfile.ZipFile(raw / "test.zip") as real,
         zipfile.ZipFile(folder / "test.zip", "w") as archive,

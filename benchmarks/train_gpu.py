@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--accelerator", default="cuda")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--set", nargs="*", default=[], help="train.optimiser.learning_rate=0.002")
+    parser.add_argument("--set", nargs="*", default=[], help="train.optimizer.learning_rate=0.002")
     parser.add_argument("--skip", choices=["speed", "score"], help="leave out one half")
     parser.add_argument("--piece", help=argparse.SUPPRESS)  # one measurement, as JSON
     args = parser.parse_args()

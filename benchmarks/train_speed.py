@@ -13,18 +13,22 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import hardware, model, params, samples, train
-from pipeline.archives import Archives
-from pipeline.images import decode_image, decode_mask
-from pipeline.samples import Sample
-from pipeline.settings.training import Train
-from pipeline.training import averages, cache, optimisers
-from pipeline.training.augment import Augmentation
-from pipeline.training.dataset import Decoder, TrainingSet
-from pipeline.training.interrupt import Stop
-from pipeline.training.journal import Journal
-from pipeline.training.loss import bce_dice
-from pipeline.training.scoring import HeldOut
+from pipeline.data import samples
+from pipeline.data.archives import Archives
+from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.samples import Sample
+from pipeline.networks import model
+from pipeline.recipe import read
+from pipeline.recipe.schema import Recipe, Train
+from pipeline.support import hardware
+from pipeline.support.interrupt import Stop
+from pipeline.support.progress import Journal
+from pipeline.train import averages, cache, optimizers
+from pipeline.train import stage as train
+from pipeline.train.augment import Augmentation
+from pipeline.train.dataset import Decoder, TrainingSet
+from pipeline.train.held_out import HeldOut
+from pipeline.train.loss import bce_dice
 
 WARM_UP = 5  # steps before the clock starts
 
@@ -37,7 +41,7 @@ def measure(
     Args:
         data: folder with `raw/` and `samples.csv`.
     """
-    recipe = params.load(path)
+    recipe = read.load(path)
     torch.manual_seed(0)
     runtime = recipe.runtime
     if part == "c":
@@ -98,9 +102,9 @@ def bare_steps(
     """(a) Forward, loss, backward and step on one batch that is on the device."""
     if not channels_last:
         network.to(memory_format=torch.contiguous_format)
-    plain = optimisers.make(network.parameters(), True, **settings.optimiser.model_dump())
+    plain = optimizers.make(network.parameters(), True, **settings.optimizer.model_dump())
     compiled: Any = torch.compile(network) if compile else network
-    wrapped, optimiser = fabric.setup(compiled, plain)
+    wrapped, optimizer = fabric.setup(compiled, plain)
     moving = averages.Ema(network, 0.999 if ema else None)
     height, width = settings.size
     shape = (settings.batch_size, height, width)
@@ -110,8 +114,8 @@ def bare_steps(
     def step() -> int:
         terms = bce_dice(wrapped(images), targets / 255, **settings.loss.model_dump())
         fabric.backward(terms.total)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         moving.update()
         return len(images)
 
@@ -119,7 +123,7 @@ def bare_steps(
 
 
 def real_loop(
-    network: model.Segmenter, recipe: params.Recipe, fabric: Fabric, data: Path, out: Path,
+    network: model.Segmenter, recipe: Recipe, fabric: Fabric, data: Path, out: Path,
     seconds: float,
 ) -> dict[str, float]:  # fmt: skip
     """(b) `train.train` itself: the last of three epochs, the first of which warms up."""
@@ -165,13 +169,13 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         mask = decode_mask(self._archives.read(row.mask), row.size, row.mask, row.values)
         image, mask = cv2.resize(image, size), cv2.resize(mask, size)
         image, mask = self._augment(image.astype(np.uint8), mask.astype(np.uint8), index)
-        normalised = (image / np.float32(255) - np.float32(0.45)) / np.float32(0.225)
-        channels_first = np.ascontiguousarray(normalised.transpose(2, 0, 1))
+        normalized = (image / np.float32(255) - np.float32(0.45)) / np.float32(0.225)
+        channels_first = np.ascontiguousarray(normalized.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), torch.from_numpy(mask.astype(np.float32))
 
 
 def plain_loop(
-    recipe: params.Recipe, data: Path, seconds: float, device: torch.device
+    recipe: Recipe, data: Path, seconds: float, device: torch.device
 ) -> dict[str, float]:
     """(c) float32 and channels first, with torch's own defaults otherwise."""
     settings = recipe.train
@@ -186,7 +190,7 @@ def plain_loop(
     )
     segmenter = model.build(train._describe(settings, 0), "none")
     network: nn.Module = segmenter.network.to(device, memory_format=torch.contiguous_format)
-    optimiser = torch.optim.Adam(network.parameters(), 1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
     network.train()
 
     def batches() -> Any:
@@ -198,13 +202,13 @@ def plain_loop(
     def step() -> int:
         images, masks = next(waiting)
         images, masks = images.to(device), masks.to(device)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         logits = network(images).squeeze(1)
         loss = nn.functional.binary_cross_entropy_with_logits(logits, masks)
         probability = torch.sigmoid(logits)
         loss = loss + 1 - (2 * (probability * masks).sum() + 1) / ((probability + masks).sum() + 1)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         loss.item()
         return len(images)
 

@@ -21,11 +21,16 @@ import cv2
 import numpy as np
 import rle as masks_of  # benchmarks/rle.py, for its masks
 
-from pipeline import dice, params, rle, samples, tune
-from pipeline.evaluation import measures, parts, runs, sanity
+from pipeline import tune
+from pipeline.data import samples
+from pipeline.data.samples import Sample
+from pipeline.evaluation import measures
 from pipeline.evaluation.measures import Measures
-from pipeline.evaluation.sanity import Note
-from pipeline.samples import Sample
+from pipeline.masks import parts, rle, runs
+from pipeline.metrics import dice
+from pipeline.recipe import read
+from pipeline.report import sanity
+from pipeline.report.sanity import Note
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 LOOPED = np.arange(0, 256, 256 / 100)  # 100 thresholds, as levels
@@ -147,7 +152,7 @@ def time_tune(cars: int = 318, views: int = 16, folds: int = 5) -> None:
         arguments = [root / "recipes/carvana.yaml", "--params", folder / "params.yaml"]
         arguments += ["--samples", folder / "samples.csv", "--counts", folder / "oof"]
         (folder / "params.yaml").write_text(f"recipes: [carvana]\nfolds: {list(range(folds))}\n")
-        recipe = params.load(root / "recipes/carvana.yaml")
+        recipe = read.load(root / "recipes/carvana.yaml")
         sys.argv = ["tune", *map(str, arguments), "--out", str(folder / "eval")]
         started = time.perf_counter()
         tune.main()

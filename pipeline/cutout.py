@@ -1,31 +1,32 @@
 """Command: cut the object out of any photograph, with a recipe's trained networks.
 
-    python -m pipeline.cutout <recipe> PHOTO [PHOTO ...] --out FOLDER
+    pipeline cutout <recipe> PHOTO [PHOTO ...] --out FOLDER
 
 Each photo becomes `FOLDER/<its name>.png`, of its own size and pixels, transparent outside the
 object. It is no stage, and needs nothing but the networks in `runs/<recipe>/` (all folds there
 are, averaged) and the threshold in `eval/<recipe>/metrics.json`, or another with `--threshold`.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
-from pipeline import hardware, model, params, photos
-from pipeline.errors import UserError, command
-from pipeline.evaluation import parts, threshold
-from pipeline.images import BadImageError, UInt8, resize_image
-from pipeline.model import Segmenter
-from pipeline.prediction.inference import Tta, decided, forward, full_resolution
-
-Mask = NDArray[np.bool_]
+from pipeline.data import photos
+from pipeline.data.images import BadImageError, resize_image
+from pipeline.evaluation import threshold as thresholds
+from pipeline.masks import parts
+from pipeline.networks import model
+from pipeline.networks.model import Segmenter
+from pipeline.networks.predictor import Tta, decided, forward, full_resolution
+from pipeline.paths import Paths
+from pipeline.recipe.schema import Recipe
+from pipeline.support import hardware
+from pipeline.support.arrays import Mask, UInt8
+from pipeline.support.errors import UserError
 
 _EMPTY = "nothing was found: a network finds what it was trained on"
 
@@ -120,15 +121,15 @@ def _level(asked: float | None, metrics: Path, classes: int) -> int:
                 f"--threshold: found {asked} for networks of {classes} classes, whose most "
                 f"probable one wins; leave it out"
             )
-        return threshold.nearest_level(0.5)
+        return thresholds.nearest_level(0.5)
     if asked is None:
         try:
-            return threshold.nearest_level(threshold.read(metrics))
+            return thresholds.nearest_level(thresholds.read(metrics))
         except UserError as error:
             raise UserError(f"{error}, or give --threshold") from None
     if not 1 / 256 <= asked < 1:
         raise UserError(f"--threshold: found {asked}, expected at least 1/256 and less than 1")
-    return threshold.nearest_level(asked)
+    return thresholds.nearest_level(asked)
 
 
 def _make_folder(out: Path) -> None:
@@ -140,31 +141,14 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"{out}: this folder may not be written to; give another with --out")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.cutout",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("recipe", help="name of a recipe whose networks are trained")
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="picture files")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the cutouts (.png)")
-    parser.add_argument(
-        "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
-    )
-    return parser.parse_args()
-
-
-@command
-def main() -> None:
+def run(
+    recipe: Recipe, paths: Paths, given: Sequence[Path], out: Path, threshold: float | None
+) -> None:
     """Cut out the photos given."""
-    args = _arguments()
-    recipe = params.load(Path("recipes", f"{args.recipe}.yaml"))
-    runs, metrics = Path("runs", args.recipe), Path("eval", args.recipe, "metrics.json")
-    targets = _targets(args.photos, args.out)
-    models = model.load_folds(runs, _folds(runs))
-    level = _level(args.threshold, metrics, models[0].description.classes)
-    _make_folder(args.out)
+    targets = _targets(given, out)
+    models = model.load_folds(paths.runs, _folds(paths.runs))
+    level = _level(threshold, paths.metrics, models[0].description.classes)
+    _make_folder(out)
     runtime = recipe.runtime
     # One photo after another keeps one device busy, whatever runtime.devices says.
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
@@ -177,9 +161,5 @@ def main() -> None:
     if bad:
         raise UserError(
             f"{len(bad)} of {len(targets)} photos could not be read (see above); the cutouts of "
-            f"the others are in {args.out}"
+            f"the others are in {out}"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,6 @@
 run lengths like `train_masks.csv`, which needs `--size HEIGHT WIDTH`.
 """
 
-import argparse
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -15,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import rle, submission
-from pipeline.errors import UserError, command
-from pipeline.evaluation import runs, truth
-from pipeline.evaluation.truth import Mask
-from pipeline.files import write_text
+from pipeline.data import rows as mask_rows
+from pipeline.masks import rle, runs, truth
+from pipeline.masks.truth import Mask
+from pipeline.support.arrays import Size
+from pipeline.support.errors import UserError
+from pipeline.support.files import write_text
 
 _AT_ONCE = 512  # rows in memory
 
@@ -32,7 +32,7 @@ def score(
     Args:
         path: the submission's, for messages.
         rows: (image name, run-length text).
-        masks: by name without ending, as `pipeline.evaluation.truth.read` finds them.
+        masks: by name without ending, as `pipeline.masks.truth.read` finds them.
         partial: whether there may be masks of images that have no row.
 
     Raises:
@@ -80,38 +80,13 @@ def _score(
         ) from None
 
 
-@command
-def main() -> None:
-    """Score a submission."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("submission", type=Path, help=".csv, .csv.gz or .zip: img,rle_mask")
-    parser.add_argument("masks", type=Path, help="folder, .zip, .csv or .csv.gz of true masks")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="mask size in pixels, for a table",
-    )
-    parser.add_argument("--partial", action="store_true", help="ignore masks that have no row")
-    parser.add_argument("--out", type=Path, help="also write each image's Dice (.csv)")
-    args = parser.parse_args()
-    size = (args.size[0], args.size[1]) if args.size else None
-    masks = truth.read(args.masks, size)
-    rows = submission.read_rows(args.submission)
-    scores = list(score(args.submission, rows, masks, args.partial))
+def run(path: Path, masks: Path, size: Size | None, partial: bool, out: Path | None) -> None:
+    """Score the submission `path` and print it; see `score` and `pipeline.masks.truth.read`."""
+    scores = list(score(path, mask_rows.read_rows(path), truth.read(masks, size), partial))
     if not scores:
-        raise UserError(f"{args.submission}: found no row, expected one an image")
-    if args.out:
-        write_text(args.out, "img,dice\n" + "".join(f"{name},{one!r}\n" for name, one in scores))
+        raise UserError(f"{path}: found no row, expected one an image")
+    if out:
+        write_text(out, "img,dice\n" + "".join(f"{name},{one!r}\n" for name, one in scores))
     worst, low = min(scores, key=lambda item: item[1])
     mean = float(np.mean([one for _, one in scores]))
     print(f"Dice {mean:.6f} over {len(scores)} images; the worst is {worst} with {low:.6f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,23 @@
 """Stage `split`: list every image, measure it, and assign whole groups to folds."""
 
-import argparse
 import collections
 import dataclasses
 import importlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedGroupKFold
 from tqdm import tqdm
 
-from pipeline import params, samples
-from pipeline.archives import Archives, DamagedMemberError
-from pipeline.errors import UserError, command
-from pipeline.images import BadImageError, Size, decode_mask, read_size
-from pipeline.samples import NO_FOLD, Entry, Sample
-from pipeline.settings.data import ByGroup, ByGroupOnce, FirstImages, Split
+from pipeline.data import samples
+from pipeline.data.archives import Archives, DamagedMemberError
+from pipeline.data.images import BadImageError, decode_mask, read_size
+from pipeline.data.samples import NO_FOLD, Entry, Sample
+from pipeline.paths import Paths
+from pipeline.recipe.schema import ByGroup, ByGroupOnce, FirstImages, Recipe, Split
+from pipeline.support.arrays import Size
+from pipeline.support.errors import UserError
 
 _UNKNOWN = (0, 0)  # the size of an image whose header cannot be read
 
@@ -162,22 +162,13 @@ def _measure(entry: Entry, archives: Archives) -> Sample:
     )
 
 
-@command
-def main() -> None:
+def run(recipe: Recipe, paths: Paths) -> None:
     """Write `samples.csv` from the archives of one recipe."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.split", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
-    parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
-    parser.add_argument("--out", type=Path, required=True, help="samples.csv to write")
-    args = parser.parse_args()
-    recipe = params.load(args.recipe)
     source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
-    archives = Archives(args.raw)
+    archives = Archives(paths.raw)
     entries = source.read_entries(archives)
     rows = split(entries, archives, recipe.split)
-    samples.write(args.out, rows)
+    samples.write(paths.samples, rows)
     print(_summary(rows))
     if leaks := straddling(entries, rows):
         print(
@@ -205,7 +196,3 @@ def _summary(rows: Sequence[Sample]) -> str:
         + (f" and {never} never held out" if never else "")
         + f"; {len(rows) - len(train)} test images"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,31 +1,36 @@
 """Command: check a recipe's submission, send it to Kaggle once, wait for the score.
 
-    python -m pipeline.submit <recipe> -m "message"     send and wait (--no-wait: do not)
-    python -m pipeline.submit <recipe> --check-only     check, send nothing
-    python -m pipeline.submit --list                    the ledger, pending scores renewed
+    pipeline submit <recipe> -m "message"     send and wait (--no-wait: do not)
+    pipeline submit <recipe> --check-only     check, send nothing
+    pipeline submit --list                    the ledger, pending scores renewed
 
 It is no stage: `dvc repro` never submits. The same bytes are not sent twice: their hash stands
 in `submissions/ledger.csv` before Kaggle is asked, and in the description there. If no
 reply comes, the file is sent again only if Kaggle's list still lacks it after ten minutes.
 """
 
-import argparse
 import datetime
 import json
 import sys
 from pathlib import Path
 
-from pipeline import ledger, params, samples, submission, workspace
-from pipeline.archives import base_name
-from pipeline.errors import UserError, command
-from pipeline.files import only_process
-from pipeline.ledger import Row
-from pipeline.settings.data import Competition
-from pipeline.web import delivery, kaggle_site
-from pipeline.web.patience import Patience
+from pipeline.data import rows as mask_rows
+from pipeline.data import samples
+from pipeline.data.archives import base_name
+from pipeline.kaggle import delivery, ledger
+from pipeline.kaggle.account import connect
+from pipeline.kaggle.ledger import Row
+from pipeline.kaggle.retry import Patience
+from pipeline.masks import submission
+from pipeline.paths import LEDGER, Paths, recipe_file
+from pipeline.recipe import read
+from pipeline.recipe.schema import Competition, Recipe
+from pipeline.support import workspace
+from pipeline.support.errors import UserError
+from pipeline.support.files import only_process
 
 
-def prepare(name: str, message: str) -> tuple[str, Path, Row]:
+def prepare(recipe: Recipe, paths: Paths, message: str) -> tuple[str, Path, Row]:
     """Check everything that can be checked here.
 
     Returns:
@@ -35,12 +40,11 @@ def prepare(name: str, message: str) -> tuple[str, Path, Row]:
         UserError: the recipe is not for a competition, Kaggle would refuse the file, the file
             is out of date, or it was submitted before.
     """
-    slug = _slug(name)
-    file = Path("submissions", name, "submit.csv.gz")
-    summary = _check_file(name, file)
-    workspace.require_current(f"predict@{name}")
-    row = _row(name, file, message)
-    delivery.unanswered(row, ledger.PATH)
+    slug, file = _slug(recipe, paths.recipe), paths.submission_file
+    summary = _check_file(paths)
+    workspace.require_current(f"predict@{paths.recipe}")
+    row = _row(paths, message)
+    delivery.unanswered(row, LEDGER)
     print(
         f"{file}: {summary.rows:,} rows, {summary.empty_rows:,} of them empty; foreground "
         f"{summary.mean_share:.1%} on average, {summary.lowest_share:.1%} to "
@@ -56,15 +60,15 @@ def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> R
         UserError: Kaggle refuses it, has had it before, or cannot score it.
     """
     with (
-        only_process(Path("work", row.recipe, "submit")),
-        kaggle_site.connect(patience) as account,
+        only_process(Paths.of(row.recipe).work / "submit"),
+        connect(patience) as account,
     ):
-        row = delivery.send(account, slug, file, row, ledger.PATH, patience)
+        row = delivery.send(account, slug, file, row, LEDGER, patience)
         print(f"{file}: submission {row.ref} at {delivery.page(slug)}")
         if not wait:
             return row
         print("waiting for the score", flush=True)
-        return delivery.scored(account, slug, row, ledger.PATH, patience)
+        return delivery.scored(account, slug, row, LEDGER, patience)
 
 
 def refresh(rows: list[Row], patience: Patience) -> list[Row]:
@@ -74,13 +78,13 @@ def refresh(rows: list[Row], patience: Patience) -> list[Row]:
     open_rows = [row for row in open_rows if row.recipe in slugs]
     if not open_rows:
         return rows
-    with kaggle_site.connect(patience) as account:
+    with connect(patience) as account:
         for row in open_rows:
             slug = slugs[row.recipe]
             there = account.submission(slug, int(row.ref)) if row.ref else None
             if there := there or delivery.find(account, slug, row):
-                delivery.confirm(row, there, ledger.PATH)
-    return ledger.read(ledger.PATH)
+                delivery.confirm(row, there, LEDGER)
+    return ledger.read(LEDGER)
 
 
 def _slugs(names: set[str]) -> dict[str, str]:
@@ -88,38 +92,36 @@ def _slugs(names: set[str]) -> dict[str, str]:
     slugs = {}
     for name in sorted(names):
         try:
-            slugs[name] = _slug(name)
+            slugs[name] = _slug(read.load(recipe_file(name)), name)
         except UserError as error:
             print(f"{name}: its open submissions are not looked up: {error}", file=sys.stderr)
     return slugs
 
 
-def _slug(name: str) -> str:
+def _slug(recipe: Recipe, name: str) -> str:
     """The competition a recipe is for."""
-    recipe = params.load(Path("recipes", f"{name}.yaml"))
     if not isinstance(recipe.download, Competition):
         raise UserError(
-            f"recipes/{name}.yaml: download.kind: found {recipe.download.kind!r}, expected "
+            f"{recipe_file(name)}: download.kind: found {recipe.download.kind!r}, expected "
             "'competition': only a competition takes submissions"
         )
     return recipe.download.slug
 
 
-def _check_file(name: str, file: Path) -> submission.Summary:
+def _check_file(paths: Paths) -> submission.Summary:
     """Check the file against the sample submission and the sizes of the images."""
-    raw = Path("data", name, "raw")
-    table = Path("data", name, "samples.csv")
+    table = paths.samples
     sizes = {base_name(row.image): row.size for row in samples.test(samples.read(table))}
     if not sizes:
         raise UserError(
             f"{table}: found no test images, so there is no submission; expected those of a "
             "competition: check the recipe's download.files"
         )
-    return submission.check(file, submission.find_sample(raw), sizes)
+    return submission.check(paths.submission_file, mask_rows.find_sample(paths.raw), sizes)
 
 
-def _row(name: str, file: Path, message: str) -> Row:
-    path = Path("eval", name, "metrics.json")
+def _row(paths: Paths, message: str) -> Row:
+    path, name = paths.metrics, paths.recipe
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         threshold, dice = str(metrics["threshold"]), str(metrics["dice"])
@@ -127,13 +129,13 @@ def _row(name: str, file: Path, message: str) -> Row:
         raise UserError(f"{path}: no such file; run dvc repro tune@{name}") from None
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: {error!r}; run dvc repro tune@{name} again") from None
-    sha256 = ledger.sha256(file)
+    sha256 = ledger.sha256(paths.submission_file)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Row(
         now,
         name,
         sha256,
-        workspace.commit(ledger.PATH),
+        workspace.commit(LEDGER),
         threshold,
         dice,
         "",
@@ -151,39 +153,19 @@ def _print_scores(row: Row) -> None:
         print(f"{name:<11}  {ledger.shown(score)}   {gap} against out-of-fold")
 
 
-@command
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("recipe", nargs="?", help="name of a recipe of a competition")
-    parser.add_argument("-m", "--message", help="what to remember this submission by")
-    parser.add_argument("--check-only", action="store_true", help="check, send nothing")
-    parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
-    parser.add_argument("--list", action="store_true", help="show the ledger")
-    arguments = parser.parse_args()
-    if arguments.list:
-        _list()
-    elif arguments.recipe is None or not (arguments.message or arguments.check_only):
-        parser.error('found no recipe or no message; expected: <recipe> -m "message", or --list')
-    else:
-        slug, file, row = prepare(arguments.recipe, " ".join((arguments.message or "").split()))
-        if not arguments.check_only:
-            row = submit(slug, file, row, not arguments.no_wait, Patience())
-            if not arguments.no_wait:
-                _print_scores(row)
+def run(recipe: Recipe, paths: Paths, message: str, check_only: bool, wait: bool) -> None:
+    """Check the recipe's submission; unless `check_only`, send it and, if asked, `wait`."""
+    slug, file, row = prepare(recipe, paths, message)
+    if not check_only:
+        row = submit(slug, file, row, wait, Patience())
+        if wait:
+            _print_scores(row)
 
 
-def _list() -> None:
-    rows = ledger.read(ledger.PATH)
+def show_ledger(path: Path) -> None:
+    """Print the ledger, after asking Kaggle for the scores that were still pending."""
+    rows = ledger.read(path)
     try:
         rows = refresh(rows, Patience())
     finally:  # what is known is shown also when Kaggle cannot be asked
         print(ledger.table(rows))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 Of several classes the most probable one wins: there is no threshold to choose, only scores.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -14,8 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline import files, params, samples
-from pipeline.dice import (
+from pipeline.data import samples
+from pipeline.data.samples import Sample
+from pipeline.evaluation import breakdown, class_scores, measures, out_of_fold
+from pipeline.evaluation.class_scores import ClassResult
+from pipeline.evaluation.measures import Measures
+from pipeline.evaluation.threshold import nearest_level
+from pipeline.metrics import confusion
+from pipeline.metrics.dice import (
     HALF,
     LEVELS,
     best_threshold,
@@ -24,13 +29,9 @@ from pipeline.dice import (
     interval,
     resample_groups,
 )
-from pipeline.errors import command
-from pipeline.evaluation import breakdown, class_scores, confusion, measures, out_of_fold
-from pipeline.evaluation.class_scores import ClassResult
-from pipeline.evaluation.measures import Measures
-from pipeline.evaluation.threshold import nearest_level
-from pipeline.samples import Sample
-from pipeline.settings.evaluation import Tune
+from pipeline.paths import Paths
+from pipeline.recipe.schema import Recipe, Tune
+from pipeline.support import files
 
 CONFIDENCE = 0.95
 
@@ -47,7 +48,7 @@ class Result:
     `gain_largest` is what keeping each mask's largest part alone adds at 0.5. `worst` is the
     lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
     foreground) are means over images at the threshold; `dice_flattened` pools all
-    pixels, see `pipeline.dice.flattened_dice`.
+    pixels, see `pipeline.metrics.dice.flattened_dice`.
     """
 
     threshold: float
@@ -176,30 +177,17 @@ def _write_tables(
         _write_table(out / f"{name}s.csv", breakdown.table(name, images, beside))
 
 
-@command
-def main() -> None:
-    """Tune one recipe on all the folds that `params.yaml` lists."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.tune", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml, for the folds")
-    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
-    parser.add_argument(
-        "--counts", type=Path, required=True, help="folder of fold<k>.npz and -images.csv"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    args = parser.parse_args()
-    recipe = params.load(args.recipe)
-    folds = params.load_folds(args.params, recipe.split.folds)
-    counts, rows = out_of_fold.read(args.counts, folds, samples.read(args.samples))
+def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
+    """Tune one recipe on the held-out images of `folds`."""
+    counts, rows = out_of_fold.read(paths.oof, folds, samples.read(paths.samples))
+    out = paths.evaluation
     if rows[0].classes == 1:
-        measured = measures.read_folds(args.counts, folds, rows)
-        result: Result | ClassResult = _one_class(counts, rows, measured, recipe.tune, args.out)
+        measured = measures.read_folds(paths.oof, folds, rows)
+        result: Result | ClassResult = _one_class(counts, rows, measured, recipe.tune, out)
     else:
-        result = _several_classes(counts, rows, recipe.tune, args.out)
+        result = _several_classes(counts, rows, recipe.tune, out)
     values = json.dumps(dataclasses.asdict(result), indent=2)
-    files.write_text(args.out / "metrics.json", values + "\n")
+    files.write_text(paths.metrics, values + "\n")
 
 
 def _one_class(
@@ -244,7 +232,3 @@ def _several_classes(
         f"{result.majority}: accuracy {result.majority_accuracy:.5f}"
     )
     return result
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 Of several classes, pixels are counted by true and predicted class instead.
 """
 
-import argparse
 import csv
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,19 +13,24 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pipeline import files, hardware, memory, model, params, rle, samples
-from pipeline.archives import Archives, base_name
-from pipeline.dice import HALF, count_levels, levels
-from pipeline.errors import UserError, command
-from pipeline.evaluation import class_scores, confusion, gallery, measures, out_of_fold, runs
-from pipeline.evaluation.gallery import Kind
+from pipeline.data import samples
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.samples import Sample
+from pipeline.evaluation import class_scores, measures, out_of_fold
 from pipeline.evaluation.measures import Measures
-from pipeline.evaluation.overlay import encode_jpeg
-from pipeline.images import decode_image, decode_mask
-from pipeline.prediction import background
-from pipeline.prediction.inference import Prediction, decided, full_resolution
-from pipeline.prediction.inference import stream as stream_predictions
-from pipeline.samples import Sample
+from pipeline.masks import rle, runs
+from pipeline.metrics import confusion
+from pipeline.metrics.dice import HALF, count_levels, levels
+from pipeline.networks import model
+from pipeline.networks.predictor import Prediction, decided, full_resolution
+from pipeline.networks.predictor import stream as stream_predictions
+from pipeline.paths import Paths
+from pipeline.recipe.schema import Recipe
+from pipeline.support import concurrency, files, gallery, hardware, memory
+from pipeline.support.errors import UserError
+from pipeline.support.gallery import Kind
+from pipeline.support.overlay import encode_jpeg
 
 
 def validate(
@@ -65,7 +69,7 @@ def validate(
         )
 
     counts, measured = np.zeros((total, 2, 256), np.int64), []
-    looked = background.mapped(look, _readable(predictions, total), threads)
+    looked = concurrency.mapped(look, _readable(predictions, total), threads)
     for index, (row, counted, measure, text) in enumerate(looked):
         counts[index] = counted
         measured.append(measure)
@@ -79,7 +83,7 @@ def validate_classes(
     """Count the pixels of every image by true and predicted class, at full resolution.
 
     Returns:
-        int64 (N, C, C), see `pipeline.evaluation.confusion.count`.
+        int64 (N, C, C), see `pipeline.metrics.confusion.count`.
 
     Raises:
         UserError: an image or a mask does not decode.
@@ -91,7 +95,7 @@ def validate_classes(
         return confusion.count(found, _truth(archives, row), classes)
 
     counts = np.zeros((total, classes, classes), np.int64)
-    looked = background.mapped(look, _readable(predictions, total), threads)
+    looked = concurrency.mapped(look, _readable(predictions, total), threads)
     for index, counted in enumerate(looked):
         counts[index] = counted
     return counts
@@ -143,44 +147,26 @@ def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
     files.write_text(path, f"img,rle_mask\n{rows}")
 
 
-@command
 @hardware.memory_explained()
-def main() -> None:
-    """Validate one fold of one recipe."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.validate", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path, help="recipes/<name>.yaml")
-    parser.add_argument("--fold", type=int, required=True, help="the fold held out")
-    parser.add_argument("--raw", type=Path, required=True, help="folder of archives")
-    parser.add_argument("--samples", type=Path, required=True, help="samples.csv")
-    parser.add_argument("--model", type=Path, required=True, help="the fold's model.pt")
-    parser.add_argument("--out", type=Path, required=True, help="counts to write (.npz)")
-    parser.add_argument("--images", type=Path, required=True, help="measures to write (.csv)")
-    parser.add_argument("--overlays", type=Path, required=True, help="folder for pictures")
-    parser.add_argument("--gallery", type=Path, required=True, help="report's pictures (.zip)")
-    parser.add_argument("--masks", type=Path, help="also write the masks at 0.5 (.csv)")
-    args = parser.parse_args()
-    recipe = params.load(args.recipe)
-    params.check_fold(args.fold, recipe.split.folds, "--fold")
+def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
+    """Validate one fold of one recipe; write its masks at 0.5 to `masks` too, if that is given."""
     settings, runtime = recipe.validate_, recipe.runtime
-
     memory.keep_freed()
-    network = model.load(args.model)
+    network = model.load(paths.model(fold))
     description = network.description
-    if description.fold != args.fold:
+    if description.fold != fold:
         raise UserError(
-            f"{args.model}: trained without fold {description.fold}, expected fold {args.fold}; "
+            f"{paths.model(fold)}: trained without fold {description.fold}, expected fold {fold}; "
             f"its score on this fold would not be out-of-fold"
         )
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     if runtime.deterministic:
         hardware.make_deterministic()
     wrapped = fabric.setup_module(network).eval()
-    archives = Archives(args.raw)
-    rows = samples.held_out(samples.read(args.samples), args.fold)
+    archives = Archives(paths.raw)
+    rows = samples.held_out(samples.read(paths.samples), fold)
     workers = hardware.workers(runtime.workers)
-    samples.check_classes(rows, description.classes, args.samples)
+    samples.check_classes(rows, description.classes, paths.samples)
 
     def predict(some: Sequence[Sample]) -> Iterator[Prediction]:
         return stream_predictions(
@@ -188,40 +174,45 @@ def main() -> None:
             runtime.batch_size, workers,
         )  # fmt: skip
 
+    measures_file = paths.measures(fold)
     if description.classes == 1:
-        counts, scores = _one_class(predict(rows), archives, rows, args, workers)
+        counts, scores = _one_class(predict(rows), archives, rows, measures_file, masks, workers)
     else:
-        counts, scores = _several_classes(predict(rows), archives, rows, args, workers)
-    chosen = gallery.choose(scores, settings.worst, settings.random, args.fold)
-    if args.overlays.exists():
-        shutil.rmtree(args.overlays)
-    args.overlays.mkdir(parents=True)
+        counts, scores = _several_classes(
+            predict(rows), archives, rows, measures_file, masks, workers
+        )
+    chosen = gallery.choose(scores, settings.worst, settings.random, fold)
+    overlays = paths.overlays(fold)
+    if overlays.exists():
+        shutil.rmtree(overlays)
+    overlays.mkdir(parents=True)
     kinds = [kind for _, kind in chosen]
     again = predict([rows[index] for index, _ in chosen])
-    gallery.write(args.gallery, _draw(args.overlays, kinds, again, archives))
-    out_of_fold.write(args.out, rows, counts)
+    gallery.write(paths.gallery(fold), _draw(overlays, kinds, again, archives))
+    out_of_fold.write(paths.counts(fold), rows, counts)
     at = " at 0.5" if description.classes == 1 else f", mean of {description.classes} classes"
-    print(f"fold {args.fold}: out-of-fold Dice {np.mean(scores):.5f}{at}, {len(rows)} images")
+    print(f"fold {fold}: out-of-fold Dice {np.mean(scores):.5f}{at}, {len(rows)} images")
 
 
 def _one_class(
     predictions: Iterator[Prediction],
     archives: Archives,
     rows: Sequence[Sample],
-    args: argparse.Namespace,
+    out: Path,
+    masks: Path | None,
     threads: int,
 ) -> tuple[npt.NDArray[np.int64], list[float]]:
     """Count, write measures and masks; return the counts and the Dice of each image at 0.5."""
     texts: list[tuple[str, str]] = []
 
     def keep(row: Sample, text: str) -> None:
-        if args.masks:
+        if masks:
             texts.append((base_name(row.image), text))
 
     counts, measured = validate(predictions, archives, len(rows), keep, threads)
-    if args.masks:
-        _write_masks(args.masks, texts)
-    measures.write(args.images, measured)
+    if masks:
+        _write_masks(masks, texts)
+    measures.write(out, measured)
     return counts, [one.dice for one in measured]
 
 
@@ -229,22 +220,19 @@ def _several_classes(
     predictions: Iterator[Prediction],
     archives: Archives,
     rows: Sequence[Sample],
-    args: argparse.Namespace,
+    out: Path,
+    masks: Path | None,
     threads: int,
 ) -> tuple[npt.NDArray[np.int64], list[float]]:
     """Count, write scores; return the counts and the mean Dice of each image."""
-    if args.masks:
+    if masks:
         raise UserError(
-            f"--masks: run-length masks hold one class, but {args.samples} has "
-            f"{rows[0].classes}; leave it out"
+            f"--masks: run-length masks hold one class, but the samples have {rows[0].classes}; "
+            f"leave it out"
         )
     counts = validate_classes(predictions, archives, len(rows), rows[0].classes, threads)
     names = [label.name for label in rows[0].labels]
     scores = class_scores.of_images(names, counts)
     told = zip(rows, scores, strict=True)
-    _write_scores(args.images, [{"sample_id": row.sample_id, **one} for row, one in told])
+    _write_scores(out, [{"sample_id": row.sample_id, **one} for row, one in told])
     return counts, [one["dice"] for one in scores]
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.settings.data import ByGroup
+from pipeline.recipe.schema import ByGroup
 from pipeline.sources import brain_mri, oxford_pets
 
 # Before torch is loaded, here and in every process that a test starts: tests run side by side,

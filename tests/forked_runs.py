@@ -13,8 +13,10 @@ import time
 import numpy as np
 import torch
 
-from pipeline import predict, rle
-from pipeline.prediction import csv_rows, edge_cells
+from pipeline.__main__ import main
+from pipeline.masks import rle
+from pipeline.predict import csv_rows, edge_cells
+from pipeline.predict import stage as predict
 
 
 def child(order: dict) -> None:
@@ -22,11 +24,11 @@ def child(order: dict) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(order["folder"])
-    sys.argv = ["predict", *order["arguments"]]
+    sys.argv = ["pipeline", *order["arguments"]]
     predict.CHUNK = order["chunk"]
     code = 0
     try:
-        predict.main()
+        main()
     except SystemExit as end:
         print(end.code, file=sys.stderr)
         code = 1

@@ -1,6 +1,6 @@
 """The stage `predict` as a command, with chunks of four images, so that processes can share."""
 
-from pipeline import predict
+from pipeline.predict import stage as predict
 
 predict.CHUNK = 4
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archives import Archives, base_name
-from pipeline.errors import UserError
+from pipeline.data.archives import Archives, base_name
+from pipeline.support.errors import UserError
 
 
 @pytest.fixture

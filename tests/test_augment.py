@@ -1,13 +1,13 @@
 import numpy as np
 from conftest import tiny_image, tiny_mask
 
-from pipeline.training.augment import Augmentation
+from pipeline.train.augment import Augmentation
 
 MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)
 NOTHING = dict(
     hflip=0, affine=0, shift=0, scale=0, rotate=0,
-    colour=0, lighten=0, brightness=0, contrast=0, saturation=0, hue=0,
+    color=0, lighten=0, brightness=0, contrast=0, saturation=0, hue=0,
 )  # fmt: skip
 
 
@@ -40,15 +40,15 @@ def test_a_warped_target_stays_soft() -> None:
     assert ((target > 0) & (target < 255)).any()
 
 
-def test_colour_leaves_the_target_alone() -> None:
-    change = augmentation(colour=1, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
+def test_color_leaves_the_target_alone() -> None:
+    change = augmentation(color=1, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
     image, target = change(IMAGE, MASK, 1)
     assert (image != IMAGE).any() and image.dtype == np.uint8
     np.testing.assert_array_equal(target, MASK)
 
 
 def test_the_seed_alone_decides() -> None:
-    every = dict(hflip=0.5, affine=0.5, shift=0.1, scale=0.1, rotate=9, colour=0.5, brightness=0.3)
+    every = dict(hflip=0.5, affine=0.5, shift=0.1, scale=0.1, rotate=9, color=0.5, brightness=0.3)
     every["lighten"] = 0.2
     one, other = augmentation(**every), augmentation(**every)
     other(IMAGE, MASK, 99)  # an earlier call must not matter
@@ -70,7 +70,7 @@ def test_a_target_of_several_classes_moves_as_one() -> None:
 
 
 def test_lighten_adds_the_same_to_every_pixel_and_clips() -> None:
-    change = augmentation(colour=1, lighten=0.3)
+    change = augmentation(color=1, lighten=0.3)
     added = set()
     plain = IMAGE.copy()
     plain[0, 0] = 128  # neither end of the scale is within reach
@@ -85,5 +85,5 @@ def test_lighten_adds_the_same_to_every_pixel_and_clips() -> None:
 def test_a_pair_is_a_range_of_factors() -> None:
     grey = IMAGE.astype(float).mean(axis=2)
     for seed in range(10):
-        image, _ = augmentation(colour=1, contrast=(0.5, 0.7))(IMAGE, MASK, seed)
+        image, _ = augmentation(color=1, contrast=(0.5, 0.7))(IMAGE, MASK, seed)
         assert 0.48 < image.astype(float).mean(axis=2).std() / grey.std() < 0.72

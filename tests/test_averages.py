@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from pipeline.training import averages
-from pipeline.training.averages import Ema
+from pipeline.train import averages
+from pipeline.train.averages import Ema
 
 
 def network() -> nn.Sequential:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import HEIGHT, PATIENTS, SLICES, WIDTH, tiny_image, tiny_mask, write_tiny_brains
 
-from pipeline.archives import Archives
-from pipeline.errors import UserError
-from pipeline.images import decode_image, decode_mask
+from pipeline.data.archives import Archives
+from pipeline.data.images import decode_image, decode_mask
 from pipeline.sources import brain_mri
+from pipeline.support.errors import UserError
 
 
 def test_each_slice_comes_once_with_its_mask_and_patient(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
+from pipeline.data.samples import Entry
 from pipeline.evaluation import breakdown
-from pipeline.samples import Entry
 
 
 def entry(sample_id: str, group: str) -> Entry:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import by_group
 
-from pipeline.archives import Archives
-from pipeline.errors import UserError
-from pipeline.samples import Sample
+from pipeline.data.archives import Archives
+from pipeline.data.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split
-from pipeline.training import cache
-from pipeline.training.dataset import Decoder
+from pipeline.support.errors import UserError
+from pipeline.train import cache
+from pipeline.train.dataset import Decoder
 
 SIZE = (32, 64)
 

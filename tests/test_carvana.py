@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from conftest import TEST_CARS, TRAIN_CARS, VIEWS, gif, jpeg, tiny_image, tiny_mask
 
-from pipeline.archives import Archives
-from pipeline.errors import UserError
+from pipeline.data.archives import Archives
 from pipeline.sources import carvana
+from pipeline.support.errors import UserError
 
 
 def rewrite(path: Path, rename) -> None:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import hardware
-from pipeline.training import checkpoint
-from pipeline.training.checkpoint import Keeper, Progress
-from pipeline.training.interrupt import Stop
+from pipeline.support import hardware
+from pipeline.support.interrupt import Stop
+from pipeline.train import checkpoint
+from pipeline.train.checkpoint import Keeper, Progress
 
 
 @pytest.fixture

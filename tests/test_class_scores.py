@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation import class_scores, confusion
+from pipeline.evaluation import class_scores
+from pipeline.metrics import confusion
 
 NAMES = ["background", "pet", "border"]
 

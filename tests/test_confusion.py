@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.dice import count_levels, dice, dice_by_threshold
-from pipeline.evaluation import confusion
+from pipeline.metrics import confusion
+from pipeline.metrics.dice import count_levels, dice, dice_by_threshold
 
 CLASSES = 3
 

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import rle
-from pipeline.prediction import csv_rows
+from pipeline.masks import rle
+from pipeline.predict import csv_rows
 
 
 def words_of(masks: np.ndarray) -> np.ndarray:

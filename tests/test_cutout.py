@@ -1,7 +1,6 @@
-"""`python -m pipeline.cutout` with networks trained for a moment, against the stage `predict`."""
+"""`pipeline cutout` with networks trained for a moment, against the stage `predict`."""
 
 import dataclasses
-import importlib
 import shlex
 import shutil
 import sys
@@ -19,9 +18,12 @@ from lightning_fabric import Fabric
 from PIL import Image
 from training import small_recipe
 
-from pipeline import cutout, model, rle, submission
-from pipeline.evaluation import parts, runs
-from pipeline.images import decode_image
+from pipeline import cutout
+from pipeline.__main__ import main
+from pipeline.data import rows
+from pipeline.data.images import decode_image
+from pipeline.masks import parts, rle, runs
+from pipeline.networks import model
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SIZES = {"bb0000000000": (64, 96), "bb0000000001": (51, 77)}  # of the cars
@@ -40,8 +42,7 @@ NAMES = [f"{car}_{view:02d}" for car in SIZES for view in (1, 2)]
 def stage(name: str, fold: int = 0) -> None:
     """Run a stage in the current folder with the arguments that dvc.yaml gives it."""
     command = STAGES[name]["cmd"].replace("${item.recipe}", "tiny")
-    sys.argv = shlex.split(command.replace("${item.fold}", str(fold)))[2:]
-    importlib.import_module(f"pipeline.{name}").main()
+    main(shlex.split(command.replace("${item.fold}", str(fold)))[3:])
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,9 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
     def run(*arguments: object, recipe: str = "tiny") -> Done:
         given = [recipe, *map(str, arguments), "--out", "out"]
-        monkeypatch.setattr(sys, "argv", ["cutout", *given])
         code, message = 0, ""
         try:
-            cutout.main()
+            main(["cutout", *given])
         except SystemExit as ended:
             code, message = 1, str(ended.code)
         said = capsys.readouterr()
@@ -122,7 +122,7 @@ def refused(done: Done, *said: str) -> None:
 
 
 def written(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The colours (H, W, 3) of a cutout, and its mask (H, W), made from alpha 255 and 0."""
+    """The colors (H, W, 3) of a cutout, and its mask (H, W), made from alpha 255 and 0."""
     with Image.open(f"out/{name}.png") as picture:
         assert picture.mode == "RGBA"
         found = np.asarray(picture)
@@ -133,12 +133,12 @@ def written(name: str) -> tuple[np.ndarray, np.ndarray]:
 def test_the_masks_are_those_of_the_submission(template: Path, run: Run) -> None:
     done = run(*(f"photos/{name}.jpg" for name in NAMES))
     assert done.code == 0, done.stderr
-    expected = dict(submission.read_rows(template / "submissions/tiny/submit.csv.gz"))
+    expected = dict(rows.read_rows(template / "submissions/tiny/submit.csv.gz"))
     assert len(expected) == len(NAMES) == len(list(Path("out").iterdir()))
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
     for name in NAMES:
-        colours, mask = written(name)
-        np.testing.assert_array_equal(colours, pixels(name))
+        colors, mask = written(name)
+        np.testing.assert_array_equal(colors, pixels(name))
         np.testing.assert_array_equal(mask, rle.decode(expected[f"{name}.jpg"], *mask.shape))
         assert 0.01 < mask.mean() < 0.99, "a mask that could be wrong"
         height, width = SIZES[name[:12]]
@@ -148,7 +148,7 @@ def test_the_masks_are_those_of_the_submission(template: Path, run: Run) -> None
 
 
 def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
-    """The two decoders upsample colours differently; noise and a network of a moment show it."""
+    """The two decoders upsample colors differently; noise and a network of a moment show it."""
     data = jpeg(cv2.resize(pixels(NAMES[0]), (480, 320)))
     Path("car.jpg").write_bytes(data)
     assert run("car.jpg").code == 0

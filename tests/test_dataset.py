@@ -7,21 +7,15 @@ import pytest
 import torch
 from conftest import by_group, classes_of, write_tiny_pets
 
-from pipeline import hardware
-from pipeline.archives import Archives
-from pipeline.images import soft_target
-from pipeline.samples import Sample
+from pipeline.data.archives import Archives
+from pipeline.data.images import soft_target
+from pipeline.data.samples import Sample
 from pipeline.sources import carvana, oxford_pets
 from pipeline.split import split
-from pipeline.training import cache
-from pipeline.training.augment import Augmentation
-from pipeline.training.dataset import (
-    Decoder,
-    Shuffle,
-    TrainingSet,
-    load_batches,
-    prefer_foreground,
-)
+from pipeline.support import hardware
+from pipeline.train import cache
+from pipeline.train.augment import Augmentation
+from pipeline.train.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
 
 SIZE = (32, 64)
 
@@ -41,7 +35,7 @@ def rows(archives: Archives) -> list[Sample]:
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
     augment = Augmentation(
         hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=5,
-        colour=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
+        color=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
     )  # fmt: skip
     decoder = Decoder(rows, archives, SIZE, "area")
     return TrainingSet(rows, rows, decoder, augment)

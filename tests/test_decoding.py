@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import by_group
 
-from pipeline.archives import Archives
-from pipeline.images import decode_image, resize_image
-from pipeline.prediction.background import ahead, mapped
-from pipeline.prediction.decoding import HELD, decoded
-from pipeline.samples import Sample, odd_sizes
+from pipeline.data.archives import Archives
+from pipeline.data.decoding import HELD, decoded
+from pipeline.data.images import decode_image, resize_image
+from pipeline.data.samples import Sample, odd_sizes
 from pipeline.sources import carvana
 from pipeline.split import split
+from pipeline.support.concurrency import ahead, mapped
 
 SIZE = (32, 64)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline import dice
+from pipeline.metrics import dice
 
 anything = settings(deadline=None, max_examples=100)
 shapes = arrays.array_shapes(min_dims=2, max_dims=2, max_side=24)

@@ -23,7 +23,6 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import kaggle_server
 import pytest
@@ -32,13 +31,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
 
-from pipeline import disk, params
-from pipeline.download import download
-from pipeline.errors import UserError
-from pipeline.settings.data import Competition, Dataset, Synthetic
-from pipeline.sources import sample_cars
-from pipeline.web import crc32c, kaggle_site, receipts, transfer
-from pipeline.web.patience import Patience
+from pipeline.download import stage
+from pipeline.download.stage import download
+from pipeline.kaggle import account as kaggle_account
+from pipeline.kaggle import crc32c, receipts, transfer
+from pipeline.kaggle.retry import Patience
+from pipeline.recipe import read
+from pipeline.recipe.schema import Competition, Dataset, Synthetic
+from pipeline.support import disk
+from pipeline.support.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions", COMPETITION)
@@ -77,6 +78,7 @@ def recipe(path: Path, download: dict[str, object]) -> Path:
     import yaml
 
     content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**content, "download": download}))
     return path
 
@@ -85,8 +87,10 @@ def command(out: Path, *files: str) -> list[str]:
     section: dict[str, object] = {
         "kind": "competition", "slug": COMPETITION, "files": list(files), "optional_files": [],
     }  # fmt: skip
-    path = recipe(out.parent / f"recipe-{len(files)}.yaml", section)
-    return [sys.executable, "-m", "pipeline.download", str(path), "--out", str(out)]
+    path = recipe(out.parent / f"recipes/tiny-{len(files)}.yaml", section)
+    in_folder = ["sh", "-c", 'cd "$0" && exec "$@"', str(out.parent)]
+    run = [sys.executable, "-m", "pipeline", "download", path.stem, "--at", f"raw={out}"]
+    return [*in_folder, *run]
 
 
 def test_brings_the_files_and_keeps_them(server: KaggleServer, tmp_path: Path) -> None:
@@ -302,11 +306,11 @@ def test_the_client_itself_accepts_what_is_refused_here(
     server: KaggleServer, tmp_path: Path
 ) -> None:
     """The faults are real: the client's own download calls each of these a success."""
-    from pipeline.web import kaggle_client
-    from pipeline.web.patience import PatientAdapter
+    from pipeline.kaggle import client
+    from pipeline.kaggle.retry import PatientAdapter
 
-    api = kaggle_client.api(PatientAdapter(QUICK))
-    kaggle_client.sign_in(api)
+    api = client.api(PatientAdapter(QUICK))
+    client.sign_in(api)
     for number, fault in enumerate(
         (
             Fault(length=False, cut_at=2_000_000),  # S2
@@ -470,7 +474,7 @@ def test_killed_before_it_got_its_name(server: KaggleServer, tmp_path: Path) -> 
     """Complete, not yet in place: checked again, not fetched again."""
     folder = tmp_path / ".download-raw"
     folder.mkdir()
-    with kaggle_site.connect(QUICK) as account:
+    with kaggle_account.connect(QUICK) as account:
         part, _ = transfer.fetch(account.files(COMPETITION, ["train.zip"], [])[0], folder, QUICK)
     receipts.issue(folder, f"competitions/{COMPETITION}/train.zip", part, "train.zip")
     server.log.clear()
@@ -862,36 +866,43 @@ def test_a_data_folder_that_is_no_folder(server: KaggleServer, tmp_path: Path) -
     assert run.stderr.startswith("error: PIPELINE_DATA: found '/no/such/folder'")
 
 
+def draw_quickly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let nothing but the seed be drawn; the seeds that were."""
+    drawn: list[int] = []
+
+    def draw(wanted: Synthetic, out: Path) -> None:
+        drawn.append(wanted.seed)
+        for name in ("metadata.csv.zip", "train.zip"):
+            with zipfile.ZipFile(out / name, "w") as archive:
+                archive.writestr("seed", str(wanted.seed))
+
+    monkeypatch.setattr(stage, "_run_sample", draw)  # drawing takes long
+    return drawn
+
+
 def test_the_sample_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = []
-
-    def write_archives(*arguments: Any) -> None:
-        workers.append(arguments[-1])
-        draw(*arguments)
-
-    draw = sample_cars.write_archives
     section = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
-    out = tmp_path / "raw"
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr(os, "cpu_count", lambda: 4096)
-    monkeypatch.setattr(sample_cars, "write_archives", write_archives)
+    out, drawn = tmp_path / "raw", draw_quickly(monkeypatch)
+    monkeypatch.chdir(ROOT)
     paths = download(section, out, None, QUICK)
-    assert workers == [1], "one process a core that this process may use"
-    assert {"train.zip", "train_masks.zip", "test.zip"} <= {path.name for path in paths}
     before = {path: path.stat().st_mtime_ns for path in paths}
-    started = time.monotonic()
     assert download(section, out, None, QUICK) == paths
-    assert time.monotonic() - started < 1
-    assert {path: path.stat().st_mtime_ns for path in paths} == before
+    assert {path: path.stat().st_mtime_ns for path in paths} == before and drawn == [1]
 
     recorded = tmp_path / ".download-raw/sample.json"
     content = json.loads(recorded.read_text())
-    content["settings"]["seed"] = 2  # as if drawn with another seed
+    content["settings"]["code"] = "other"  # as if drawn by other code
     recorded.write_text(json.dumps(content))
-    bytes_ = paths[0].read_bytes()
-    assert download(section, out, None, QUICK) == paths
-    assert paths[0].stat().st_mtime_ns != before[paths[0]]
-    assert paths[0].read_bytes() == bytes_, "the same settings draw the same bytes"
+    assert download(section, out, None, QUICK) == paths and drawn == [1, 1]
+
+
+def test_a_sample_without_its_program_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
+    with pytest.raises(UserError, match="no program sample/ here"):
+        download(section, tmp_path / "raw", None, QUICK)
 
 
 def test_a_stopped_redraw_leaves_no_mixture(
@@ -901,13 +912,8 @@ def test_a_stopped_redraw_leaves_no_mixture(
         Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=seed) for seed in (1, 2)
     )
     out, keep = tmp_path / "raw", receipts.keep
-
-    def write_archives(folder: Path, train: int, test: int, seed: int, workers: int) -> None:
-        for name in ("metadata.csv.zip", "train.zip"):
-            with zipfile.ZipFile(folder / name, "w") as archive:
-                archive.writestr("seed", str(seed))
-
-    monkeypatch.setattr(sample_cars, "write_archives", write_archives)  # drawing takes long
+    draw_quickly(monkeypatch)
+    monkeypatch.chdir(ROOT)
     whole = [path.read_bytes() for path in download(first, out, None, QUICK)]
 
     def keep_one(folder: Path, origin: str, part: Path, target: Path) -> None:
@@ -973,7 +979,7 @@ def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) ->
 @pytest.mark.skipif(not REAL.is_dir(), reason="PIPELINE_DATA names no folder with real archives")
 def test_dvc_repro_killed_and_resumed(server: KaggleServer, tmp_path: Path) -> None:
     """`recipes: [carvana]` on the real archives, from Kaggle, killed half-way; then split runs."""
-    section = params.load(ROOT / "recipes/carvana.yaml").download
+    section = read.load(ROOT / "recipes/carvana.yaml").download
     assert isinstance(section, Competition)
     server.competitions[COMPETITION] = {name: Blob(REAL / name) for name in section.files}
     clone = cloned(tmp_path)

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import dice
-from pipeline.prediction import edge_cells, mask_bits
-from pipeline.prediction.inference import full_resolution
+from pipeline.metrics import dice
+from pipeline.networks.predictor import full_resolution
+from pipeline.predict import edge_cells, mask_bits
 
 sides = st.integers(1, 90)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.errors import UserError, command
+from pipeline.support.errors import UserError, command
 
 
 def test_a_user_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

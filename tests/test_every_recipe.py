@@ -1,9 +1,7 @@
 """A tiny version of every recipe, from archives to threshold and submission."""
 
-import importlib
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,8 @@ from conftest import (
     write_yaml,
 )
 
-from pipeline import samples, submission
+from pipeline.__main__ import main
+from pipeline.data import rows, samples
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ARCHIVES = {
@@ -55,11 +54,10 @@ def smaller(recipe: dict) -> dict:
     return recipe
 
 
-def run(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage's `main` with the arguments that dvc.yaml gives it, in the current folder."""
+def run(stage: str) -> None:
+    """A stage as dvc.yaml has it, in the current folder."""
     command = STAGES[stage]["cmd"].replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
-    monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
-    importlib.import_module(f"pipeline.{stage}").main()
+    main(shlex.split(command)[3:])
 
 
 def test_every_source_of_the_project_has_tiny_archives() -> None:
@@ -78,15 +76,15 @@ def test_a_tiny_version_of_every_recipe_runs(
     ARCHIVES[recipe["split"]["source"]](tmp_path / "data/tiny/raw")
 
     for stage in ("split", "train", "validate", "tune"):
-        run(stage, monkeypatch)
+        run(stage)
     metrics = json.loads((tmp_path / "eval/tiny/metrics.json").read_text())
     table = samples.read(tmp_path / "data/tiny/samples.csv")
     assert metrics["images"] == len(samples.held_out(table, 0)) > 0
     assert 0 <= metrics["dice"] <= 1
-    run("predict", monkeypatch)
+    run("predict")
     told = json.loads((tmp_path / "eval/tiny/prediction.json").read_text())
     assert told["images"] == len(samples.test(table))
     submitted = tmp_path / "submissions/tiny/submit.csv.gz"
     assert submitted.exists() == bool(samples.test(table))
     if submitted.exists():
-        assert len(list(submission.read_rows(submitted))) == len(samples.test(table))
+        assert len(list(rows.read_rows(submitted))) == len(samples.test(table))

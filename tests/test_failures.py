@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import UserError
-from pipeline.training.failures import explained
+from pipeline.support.errors import UserError
+from pipeline.support.failures import explained
 
 
 class Fatal(Dataset):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.support import files
+from pipeline.support.errors import UserError
 
 
 def test_a_file_appears_only_when_whole(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_what_a_kill_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     code = f"""
 import os, pathlib, signal
-from pipeline.files import written_whole
+from pipeline.support.files import written_whole
 with written_whole(pathlib.Path({str(path)!r})) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -73,7 +73,7 @@ with written_whole(pathlib.Path({str(path)!r})) as temporary:
 
 
 def test_only_one_process_works_in_a_folder(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from pipeline.files import only_process\nwith only_process(Path({str(tmp_path)!r})): pass"  # noqa: E501
+    code = f"from pathlib import Path; from pipeline.support.files import only_process\nwith only_process(Path({str(tmp_path)!r})): pass"  # noqa: E501
     with files.only_process(tmp_path):
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process is working here" in second.stderr
@@ -106,7 +106,7 @@ def test_what_a_kill_leaves_of_a_folder_goes_with_the_next(tmp_path: Path) -> No
 def test_a_worker_that_outlives_a_kill_does_not_hold_the_lock(tmp_path: Path) -> None:
     code = f"""
 import os, pathlib, signal, time
-from pipeline.files import only_process
+from pipeline.support.files import only_process
 with only_process(pathlib.Path({str(tmp_path)!r})):
     if os.fork() == 0:
         print(os.getpid(), flush=True)

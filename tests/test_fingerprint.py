@@ -1,8 +1,11 @@
 import os
 import random
+import shutil
 from pathlib import Path
 
-from pipeline import fingerprint
+import pytest
+
+from pipeline.support import fingerprint
 
 
 def test_the_key_is_all_that_the_result_depends_on(tmp_path: Path) -> None:
@@ -13,7 +16,7 @@ def test_the_key_is_all_that_the_result_depends_on(tmp_path: Path) -> None:
     archive.write_text("archive")
 
     def key(settings: str = "settings") -> str:
-        return fingerprint.key(settings, [rows], raw)
+        return fingerprint.key("train", settings, [rows], raw)
 
     first = key()
     assert first == key()
@@ -25,7 +28,27 @@ def test_the_key_is_all_that_the_result_depends_on(tmp_path: Path) -> None:
     assert key() != second
 
 
-def test_the_key_counts_the_code(tmp_path: Path) -> None:
-    sources = fingerprint._loaded_sources()
-    assert Path(fingerprint.__file__) in sources
-    assert all(path.suffix == ".py" and "pipeline" in path.parts for path in sources)
+def test_the_key_counts_the_code_that_changes_the_result_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, raw = tmp_path / "pipeline", tmp_path / "raw"
+    raw.mkdir()
+    shutil.copytree(fingerprint.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(fingerprint, "PACKAGE", package)
+
+    def key_after_a_change_of(name: str) -> str:
+        with (package / name).open("a") as stream:
+            stream.write("# mended\n")
+        return fingerprint.key("train", "settings", [], raw)
+
+    first = fingerprint.key("train", "settings", [], raw)
+    for harmless in (
+        "support/errors.py",
+        "support/progress.py",
+        "report/page.py",
+        "recipe/read.py",
+    ):
+        assert key_after_a_change_of(harmless) == first, harmless
+    for path in ("train/loss.py", "data/images.py", "networks/unet.py"):
+        before, first = first, key_after_a_change_of(path)
+        assert first != before, path

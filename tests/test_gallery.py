@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import UserError
-from pipeline.evaluation import gallery
+from pipeline.support import gallery
+from pipeline.support.errors import UserError
 
 
 def drawn(name: str = "car_01") -> gallery.Picture:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from isal.isal_zlib import IsalError
 
-from pipeline.prediction.gzip_member import Member, PieceFile
+from pipeline.predict.gzip_member import Member, PieceFile
 
 
 def text(seed: int, length: int) -> bytes:

@@ -6,8 +6,7 @@ import pytest
 from conftest import gif, jpeg, tiny_image, tiny_mask
 from PIL import Image
 
-from pipeline.dice import dice
-from pipeline.images import (
+from pipeline.data.images import (
     BadImageError,
     decode_image,
     decode_mask,
@@ -15,7 +14,8 @@ from pipeline.images import (
     resize_image,
     soft_target,
 )
-from pipeline.prediction.inference import full_resolution
+from pipeline.metrics.dice import dice
+from pipeline.networks.predictor import full_resolution
 
 MASK = tiny_mask(1)
 IMAGE = tiny_image(MASK, 1)
@@ -119,7 +119,7 @@ def test_a_jpeg_is_what_pillow_makes_of_it(
     )
     decoded = decode_image(stream.getvalue(), size, "a.jpg")
     expected = np.asarray(Image.open(stream), dtype=int)
-    # Where colour has fewer pixels, it is spread without smoothing.
+    # Where color has fewer pixels, it is spread without smoothing.
     assert np.abs(decoded - expected).mean() <= (0 if subsampling == "4:4:4" else 1)
 
 

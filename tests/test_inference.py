@@ -8,11 +8,11 @@ import torch
 from conftest import by_group
 from lightning_fabric import Fabric
 
-from pipeline.archives import Archives
-from pipeline.images import decode_image
-from pipeline.prediction.decoding import decoded
-from pipeline.prediction.inference import decided, forward, full_resolution, stream
-from pipeline.samples import Sample
+from pipeline.data.archives import Archives
+from pipeline.data.decoding import decoded
+from pipeline.data.images import decode_image
+from pipeline.data.samples import Sample
+from pipeline.networks.predictor import decided, forward, full_resolution, stream
 from pipeline.sources import carvana
 from pipeline.split import split
 
@@ -31,7 +31,7 @@ class Redness(torch.nn.Module):
         return red / 40 + self.shift + self.ramp * torch.linspace(-1, 1, images.shape[2])
 
 
-class ThreeColours(torch.nn.Module):
+class ThreeColors(torch.nn.Module):
     """Logits of three classes: the channels, with a left-right ramp on the first."""
 
     def __init__(self, ramp: float) -> None:
@@ -93,7 +93,7 @@ def softmax(row: Sample, archives: Archives, ramp: float) -> np.ndarray:
 
 
 def test_several_classes_are_the_mean_softmax_over_models_and_flips(rows, archives) -> None:
-    models = [ThreeColours(2), ThreeColours(-1)]
+    models = [ThreeColors(2), ThreeColors(-1)]
     for tta, ramps in (("none", (2, -1)), ("hflip", (2, -2, -1, 1))):
         for row, found in zip(
             rows[:3], probabilities(rows[:3], archives, models, tta), strict=True
@@ -106,7 +106,7 @@ def test_several_classes_are_the_mean_softmax_over_models_and_flips(rows, archiv
 def test_several_models_disagree_where_their_classes_differ(rows, archives) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     (batch,) = decoded(rows[:4], archives, SIZE, "area", 4, 0, False)
-    found = forward(batch.images, [ThreeColours(3), ThreeColours(-3)], "none", fabric, 0.5)
+    found = forward(batch.images, [ThreeColors(3), ThreeColors(-3)], "none", fabric, 0.5)
     for row, share in zip(rows[:4], found.disagreement, strict=True):
         votes = [softmax(row, archives, ramp).argmax(axis=0) for ramp in (3, -3)]
         expected = np.mean(votes[0] != votes[1])

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from pipeline.training import interrupt
+from pipeline.support import interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

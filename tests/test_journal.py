@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from pipeline.errors import UserError
-from pipeline.training.journal import Journal
+from pipeline.support.errors import UserError
+from pipeline.support.progress import Journal
 
 
 def test_no_journal_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path) -> No
     code = f"""
 import resource, signal, numpy as np
 from pathlib import Path
-from pipeline.training.journal import Journal
+from pipeline.support.progress import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk, for this process
 with Journal(Path({str(tmp_path)!r})) as journal:

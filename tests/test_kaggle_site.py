@@ -10,11 +10,13 @@ import kaggle_server
 import pytest
 import requests
 import yaml
+from conftest import write_yaml
 from kaggle_server import COMPETITION, TOKEN, Blob, KaggleServer, zipped
 
-from pipeline.errors import UserError
-from pipeline.web import kaggle_errors, kaggle_site
-from pipeline.web.patience import Patience, PatientAdapter
+from pipeline.kaggle import account as kaggle_account
+from pipeline.kaggle import answers
+from pipeline.kaggle.retry import Patience, PatientAdapter
+from pipeline.support.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=0.5)
@@ -45,10 +47,10 @@ def download(
     content["download"] = {
         "kind": "competition", "slug": COMPETITION, "files": ["train.zip"], "optional_files": [],
     }  # fmt: skip
-    (home / "recipe.yaml").write_text(yaml.safe_dump(content))
+    write_yaml(home / "recipes/tiny.yaml", content)
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.download", home / "recipe.yaml", "--out", home / "raw"],
-        cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "pipeline", "download", "tiny", "--at", f"raw={home / 'raw'}"],
+        cwd=home, capture_output=True, text=True,
         env={**kaggle_server.environment(server, home, token), **variables},
     )  # fmt: skip
 
@@ -152,10 +154,10 @@ def test_the_client_is_imported_late_quietly_and_offline(
     code = """
 import sys
 from pipeline import download, submit
-from pipeline.errors import UserError
-from pipeline.web.patience import Patience, PatientAdapter
+from pipeline.support.errors import UserError
+from pipeline.kaggle.retry import Patience, PatientAdapter
 assert not any(name.split(".")[0].startswith("kaggle") for name in sys.modules)
-from pipeline.web import kaggle_client
+from pipeline.kaggle import client as kaggle_client
 kaggle_client.api(PatientAdapter(Patience()))
 assert "kaggle" in sys.modules
 assert not sys.stdin.closed and sys.stdin.read() == "typed"
@@ -172,8 +174,8 @@ assert not sys.stdin.closed and sys.stdin.read() == "typed"
 def test_a_submission_is_asked_for_once(server: KaggleServer) -> None:
     server.api_faults["CreateSubmission"] = ["drop"] * 9
     with (
-        kaggle_site.connect(QUICK) as account,
-        pytest.raises(kaggle_site.Unconfirmed),
+        kaggle_account.connect(QUICK) as account,
+        pytest.raises(kaggle_account.Unconfirmed),
     ):
         account.create_submission(COMPETITION, "upload0", "text")
     assert server.count("POST CreateSubmission") == 1
@@ -181,7 +183,7 @@ def test_a_submission_is_asked_for_once(server: KaggleServer) -> None:
 
 def test_other_calls_are_repeated(server: KaggleServer) -> None:
     server.api_faults["ListSubmissions"] = ["drop", "stall"]
-    with kaggle_site.connect(QUICK) as account:
+    with kaggle_account.connect(QUICK) as account:
         assert list(account.submissions(COMPETITION)) == []
     assert server.count("POST ListSubmissions") == 3
 
@@ -190,7 +192,7 @@ def test_a_status_the_client_does_not_know(server: KaggleServer) -> None:
     strange = {"submissions": [{"ref": 1, "status": "REVIEWED"}]}
     server.api_faults["ListSubmissions"] = [lambda: (200, strange, {})]
     with (
-        kaggle_site.connect(QUICK) as account,
+        kaggle_account.connect(QUICK) as account,
         pytest.raises(UserError, match="cannot be read.*pip install -U kaggle"),
     ):
         list(account.submissions(COMPETITION))
@@ -207,8 +209,8 @@ def test_a_certificate_is_not_asked_for_twice(server: KaggleServer) -> None:
     """An error of TLS is told at once, with what to set."""
     error = requests.exceptions.SSLError("certificate verify failed")
     error.request = requests.Request("GET", "https://api.kaggle.com/v1").prepare()
-    request = kaggle_errors.Request("train.zip", "page", "setting", "alice")
-    assert "api.kaggle.com: the certificate" in str(kaggle_errors.explained(error, request))
+    request = answers.Request("train.zip", "page", "setting", "alice")
+    assert "api.kaggle.com: the certificate" in str(answers.explained(error, request))
     with requests.Session() as session:  # this server speaks no TLS
         session.trust_env = False
         session.mount("https://", PatientAdapter(QUICK))

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from pipeline.training import loss
-from pipeline.training.loss import Terms, near_boundary, soft_dice
+from pipeline.train import loss
+from pipeline.train.loss import Terms, near_boundary, soft_dice
 
 
 def bce_dice(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipeline.prediction import mask_bits
+from pipeline.predict import mask_bits
 
 
 def test_the_largest_part_of_each_mask_is_kept() -> None:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dice import count_levels, dice
-from pipeline.evaluation import measures, runs
+from pipeline.evaluation import measures
+from pipeline.masks import runs
+from pipeline.metrics.dice import count_levels, dice
 
 
 def test_an_image_is_measured_at_half(tmp_path: Path) -> None:

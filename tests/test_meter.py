@@ -3,9 +3,9 @@ import time
 import pytest
 import torch
 
-from pipeline.errors import UserError
-from pipeline.training.loss import Terms
-from pipeline.training.meter import Losses, Stopwatch
+from pipeline.support.errors import UserError
+from pipeline.train.loss import Terms
+from pipeline.train.meter import Losses, Stopwatch
 
 CPU = torch.device("cpu")
 

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import model
-from pipeline.errors import UserError
-from pipeline.model import Description
-from pipeline.settings.base import Section
-from pipeline.settings.network import Library, LibraryAsPublished
+from pipeline.networks import model
+from pipeline.networks.model import Description
+from pipeline.recipe.schema import Library, LibraryAsPublished, Section
+from pipeline.support.errors import UserError
 
 TINY = Description(
     network={
@@ -45,7 +44,7 @@ def test_pictures_go_in_and_logits_come_out(network: model.Segmenter) -> None:
         assert network(images(1)).shape == (1, 32, 64), "a last batch of one keeps its axis"
 
 
-def test_normalisation_is_that_of_the_description(network: model.Segmenter) -> None:
+def test_normalization_is_that_of_the_description(network: model.Segmenter) -> None:
     seen = []
     handle = network.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.inference_mode():

@@ -1,6 +1,7 @@
 import numpy as np
 
-from pipeline.evaluation.overlay import (
+from pipeline.data.images import decode_image
+from pipeline.support.overlay import (
     FALSE_POSITIVE,
     HIT,
     MISSED,
@@ -10,16 +11,15 @@ from pipeline.evaluation.overlay import (
     shrink,
     worst_window,
 )
-from pipeline.images import decode_image
 
 
-def test_each_kind_of_pixel_has_its_colour() -> None:
+def test_each_kind_of_pixel_has_its_color() -> None:
     image = np.full((1, 4, 3), 100, np.uint8)
     prediction = np.array([[True, False, True, False]])
     truth = np.array([[True, True, False, False]])
     painted = overlay(image, prediction, truth)
-    for column, colour in enumerate((HIT, MISSED, FALSE_POSITIVE)):
-        expected = np.round((1 - OPACITY) * 100 + OPACITY * np.array(colour))
+    for column, color in enumerate((HIT, MISSED, FALSE_POSITIVE)):
+        expected = np.round((1 - OPACITY) * 100 + OPACITY * np.array(color))
         np.testing.assert_array_equal(painted[0, column], expected)
     np.testing.assert_array_equal(painted[0, 3], [100, 100, 100])
 

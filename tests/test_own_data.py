@@ -17,14 +17,12 @@ SOURCE = re.search(r"```python\n(.*?)```", README, re.S)
 SECTIONS = re.search(r"```yaml\n(.*?)```", README, re.S)
 # In one process, for importing torch takes longer than all the rest.
 ALL_STAGES = """
-import importlib, shlex, sys, yaml
-params = sys.argv[1]
+import shlex, yaml
+from pipeline.__main__ import main
 stages = yaml.safe_load(open("dvc.yaml"))["stages"]
 for stage in ("download", "split", "train", "validate", "tune"):
-    command = stages[stage]["cmd"].replace("params.yaml", params)
-    command = command.replace("${item.recipe}", "shapes").replace("${item.fold}", "0")
-    sys.argv = shlex.split(command)[2:]
-    importlib.import_module(f"pipeline.{stage}").main()
+    command = stages[stage]["cmd"].replace("${item.recipe}", "shapes").replace("${item.fold}", "0")
+    main(shlex.split(command)[3:])
 """
 
 
@@ -48,7 +46,7 @@ def test_a_data_set_is_one_source_and_one_recipe(tmp_path: Path) -> None:
     (project / "pipeline/sources/shapes.py").write_text(SOURCE[1])
     recipe = tiny_recipe() | yaml.safe_load(SECTIONS[1])
     write_yaml(project / "recipes/shapes.yaml", recipe)
-    write_yaml(tmp_path / "params.yaml", {"recipes": ["shapes"], "folds": [0]})
+    write_yaml(project / "params.yaml", {"recipes": ["shapes"], "folds": [0]})
 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["PIPELINE_DATA"] = str(tmp_path / "archives")
@@ -60,9 +58,9 @@ def test_a_data_set_is_one_source_and_one_recipe(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    said = run(sys.executable, "-c", ALL_STAGES, str(tmp_path / "params.yaml"))
+    said = run(sys.executable, "-c", ALL_STAGES)
     assert "8 training images of 4 groups in folds of [4, 4]; 0 test images" in said
     metrics = json.loads((project / "eval/shapes/metrics.json").read_text())
     assert metrics["images"] == 4 and metrics["groups"] == 2
     # The graph as it stands knows the source: `split` depends on the whole folder.
-    run(sys.executable, "-m", "pytest", "-q", "-k", "deps_are", "tests/test_dvc_yaml.py")
+    run(sys.executable, "-m", "pytest", "-q", "-k", "imports_what", "tests/test_structure.py")

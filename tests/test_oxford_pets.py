@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import HEIGHT, PETS, WIDTH, classes_of, write_tiny_pets
 
-from pipeline.archives import Archives
-from pipeline.errors import UserError
-from pipeline.images import decode_mask
+from pipeline.data.archives import Archives
+from pipeline.data.images import decode_mask
 from pipeline.sources import oxford_pets
+from pipeline.support.errors import UserError
 
 
 def test_pictures_and_trimaps_pair_up(tmp_path: Path) -> None:

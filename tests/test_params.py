@@ -9,9 +9,9 @@ import pytest
 import yaml
 from conftest import ROOT, write_yaml
 
-from pipeline import params
-from pipeline.errors import UserError
-from pipeline.settings.base import Section
+from pipeline.recipe import read
+from pipeline.recipe.schema import Section
+from pipeline.support.errors import UserError
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -23,7 +23,7 @@ def recipe() -> dict:
 def refusal(tmp_path: Path, content: object) -> str:
     path = write_yaml(tmp_path / "mine.yaml", content)
     with pytest.raises(UserError) as caught:
-        params.load(path)
+        read.load(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
     return message.removeprefix(f"{path}: ")
@@ -32,14 +32,14 @@ def refusal(tmp_path: Path, content: object) -> str:
 def test_values_arrive_as_written(tmp_path: Path) -> None:
     content = recipe()
     content["train"]["epochs"] = 7
-    loaded = params.load(write_yaml(tmp_path / "mine.yaml", content))
+    loaded = read.load(write_yaml(tmp_path / "mine.yaml", content))
     assert loaded.train.epochs == 7
     assert loaded.train.size == tuple(content["train"]["size"])
 
 
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        params.load(RECIPES[0]).train.epochs = 3  # type: ignore[misc]
+        read.load(RECIPES[0]).train.epochs = 3  # type: ignore[misc]
 
 
 def test_no_value_has_a_default() -> None:
@@ -75,7 +75,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path) -> None:
         (("train", "epochs"), 0, "train.epochs: found 0; Input should be greater than or"),
         (("train", "epochs"), "many", "train.epochs: found 'many'"),
         (("train", "size"), [0, 128], "train.size.0: found 0; Input should be greater than or"),
-        (("train", "optimiser", "learning_rate"), -1, "train.optimiser.learning_rate: found -1"),
+        (("train", "optimizer", "learning_rate"), -1, "train.optimizer.learning_rate: found -1"),
         (("train", "augment", "hflip"), 1.5, "train.augment.hflip: found 1.5"),
         (("train", "model", "architecture"), "UNet", "train.model.architecture: found 'UNet'; exp"),
         (("split", "folds"), 1, "split.folds: found 1"),
@@ -117,8 +117,8 @@ INFINITE, REPEATED = "Input should be a finite number", "each may stand in the l
         ("train.epochs", None, "found None; Input should be a valid integer"),
         ("train.batch_size", "8", TEXT_FOR_NUMBER),
         ("train.sync_batchnorm", 1, "found 1; Input should be a valid boolean"),
-        ("train.optimiser.learning_rate", "8", TEXT_FOR_NUMBER),
-        ("train.optimiser", "adamw", "found 'adamw'; expected a section with its keys"),
+        ("train.optimizer.learning_rate", "8", TEXT_FOR_NUMBER),
+        ("train.optimizer", "adamw", "found 'adamw'; expected a section with its keys"),
         ("train.gradient.clip", True, "found True; Input should be 'none', or Input should be a"),
         ("train.weights.init_from", True, "found True; Input should be a valid string"),
         ("train.augment.brightness", "8", TEXT_FOR_NUMBER),
@@ -128,8 +128,8 @@ INFINITE, REPEATED = "Input should be a finite number", "each may stand in the l
         ("predict.compression", 2.0, "found 2.0; Input should be a valid integer"),
         ("runtime.compile", "yes", "found 'yes'; Input should be a valid boolean"),
         ("runtime", ["cpu"], "found ['cpu']; expected a section with its keys"),
-        ("train.optimiser.learning_rate", math.inf, INFINITE),
-        ("train.normalisation.mean.2", math.nan, INFINITE),
+        ("train.optimizer.learning_rate", math.inf, INFINITE),
+        ("train.normalization.mean.2", math.nan, INFINITE),
         ("train.augment.rotate", math.nan, INFINITE),
         ("train.augment.contrast.1", math.inf, INFINITE),
         ("train.gradient.clip", math.inf, INFINITE),
@@ -155,12 +155,12 @@ def test_a_value_of_another_type_is_no_value(
         ("train.model.decoder_channels", [64, 32], "List should have at least 5 items"),
         ("train.model.decoder_channels.4", 0, "greater than or equal to 1"),
         ("train.model", {"architecture": "cnn", "weights": "he", "widths": []}, "at least 1 item"),
-        ("train.normalisation.mean", [124, 116, 104], "found 124; Input should be less than or"),
-        ("train.normalisation.std.0", 58.4, "less than or equal to 1"),
-        ("train.normalisation.std.0", 0, "greater than or equal to 0.001"),
+        ("train.normalization.mean", [124, 116, 104], "found 124; Input should be less than or"),
+        ("train.normalization.std.0", 58.4, "less than or equal to 1"),
+        ("train.normalization.std.0", 0, "greater than or equal to 0.001"),
         ("train.epochs", 10**400, "less than or equal to 1000000000"),
-        ("train.optimiser.learning_rate", 10**400, "should be a valid number"),
-        ("train.optimiser.learning_rate", 0, "greater than 0"),
+        ("train.optimizer.learning_rate", 10**400, "should be a valid number"),
+        ("train.optimizer.learning_rate", 0, "greater than 0"),
         ("train.schedule.warm_up", 0, "greater than 0"),
         ("train.schedule.warm_up", 1, "less than 1"),
         ("train.loss", {"bce": 0, "dice": 0, "boundary": 0, "boundary_width": 1}, "both 0"),
@@ -189,7 +189,7 @@ def assert_refused(tmp_path: Path, keys: str, value: object, said: str) -> None:
     section: Any = content
     for key in places:
         section = section[key]
-    assert params.load(write_yaml(tmp_path / "mine.yaml", content)), "right but for one value"
+    assert read.load(write_yaml(tmp_path / "mine.yaml", content)), "right but for one value"
     section[last] = value
     message = refusal(tmp_path, content)
     assert keys in message and said in message, message
@@ -235,22 +235,22 @@ def test_the_recipe_to_start_from_is_another_one(tmp_path: Path, other: str, sai
     assert f"train.weights.init_from: found '{other}', " in refusal(tmp_path, content)
     assert said in refusal(tmp_path, content)
     content["train"]["weights"]["init_from"] = "big"
-    assert params.load(write_yaml(tmp_path / "mine.yaml", content))
+    assert read.load(write_yaml(tmp_path / "mine.yaml", content))
 
 
 def test_whole_numbers_stand_for_real_ones_and_lists_for_tuples(tmp_path: Path) -> None:
     content = recipe()
-    content["train"]["optimiser"]["weight_decay"] = 0
+    content["train"]["optimizer"]["weight_decay"] = 0
     content["train"]["augment"]["contrast"] = [1, 2]
-    train = params.load(write_yaml(tmp_path / "mine.yaml", content)).train
-    assert isinstance(train.optimiser.weight_decay, float)
+    train = read.load(write_yaml(tmp_path / "mine.yaml", content)).train
+    assert isinstance(train.optimizer.weight_decay, float)
     assert train.augment.contrast == (1.0, 2.0)
 
 
 def test_validating_loads_neither_torch_nor_a_source() -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline import params;"
-        "params.load(Path('recipes/carvana.yaml'));"
+        "import sys; from pathlib import Path; from pipeline.recipe import read;"
+        "read.load(Path('recipes/carvana.yaml'));"
         "found = {'torch', 'segmentation_models_pytorch', 'pipeline.sources'} & set(sys.modules);"
         "sys.exit(str(found) if found else 0)"
     )
@@ -261,7 +261,7 @@ def test_validating_loads_neither_torch_nor_a_source() -> None:
 def test_an_unknown_recipe_lists_those_there(tmp_path: Path) -> None:
     write_yaml(tmp_path / "mine.yaml", recipe())
     with pytest.raises(UserError, match=r"other\.yaml: no such file; there are: mine\.yaml"):
-        params.load(tmp_path / "other.yaml")
+        read.load(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize("text", [
@@ -273,48 +273,48 @@ def test_what_is_no_recipe_at_all_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match="mine.yaml: ") as caught:
-        params.load(path)
+        read.load(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        params.load(tmp_path)
+        read.load(tmp_path)
 
 
 @pytest.mark.parametrize("recipes", [[], ["sample", "sample"], "sample", [1]])
 def test_recipes_to_run_are_named_once(tmp_path: Path, recipes: object) -> None:
     path = write_yaml(tmp_path / "params.yaml", {"recipes": recipes, "folds": [0]})
     with pytest.raises(UserError, match="recipes"):
-        params.load_folds(path, available=5)
+        read.load_folds(path, available=5)
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     """YAML 1.1, which PyYAML reads, takes 1e-4 for text; DVC reads YAML 1.2."""
     text = (ROOT / "recipes/sample.yaml").read_text()
-    rate = f"learning_rate: {recipe()['train']['optimiser']['learning_rate']}"
+    rate = f"learning_rate: {recipe()['train']['optimizer']['learning_rate']}"
     assert rate in text
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace(rate, "learning_rate: 1e-4"))
-    assert params.load(path).train.optimiser.learning_rate == 1e-4
+    assert read.load(path).train.optimizer.learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("folds", [[5], [-1], [0, 0], [], "all", [True], ["0"], [0.0]])
 def test_folds_the_recipe_does_not_have_are_refused(tmp_path: Path, folds: object) -> None:
     path = write_yaml(tmp_path / "params.yaml", {"recipes": ["sample"], "folds": folds})
     with pytest.raises(UserError, match="folds"):
-        params.load_folds(path, available=5)
+        read.load_folds(path, available=5)
 
 
 def test_folds_are_read(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "params.yaml", {"recipes": ["sample"], "folds": [3, 1]})
-    assert params.load_folds(path, available=5) == (3, 1)
+    assert read.load_folds(path, available=5) == (3, 1)
 
 
 def test_a_key_of_another_choice_is_not_suggested_to_itself(tmp_path: Path) -> None:
     content = recipe()
-    content["train"]["optimiser"] |= {"momentum": 0.9}
+    content["train"]["optimizer"] |= {"momentum": 0.9}
     content["train"]["tta"] = "none"
     message = refusal(tmp_path, content)
-    assert "train.optimiser.momentum: a key of another section or choice; remove it" in message
+    assert "train.optimizer.momentum: a key of another section or choice; remove it" in message
     assert "train.tta: a key of another section or choice; remove it" in message

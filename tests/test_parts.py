@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.evaluation import parts, runs
-from pipeline.evaluation.runs import Runs
+from pipeline.masks import parts, runs
+from pipeline.masks.runs import Runs
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 70)).flatmap(
     lambda shape: arrays.arrays(np.bool_, shape)

@@ -9,8 +9,8 @@ import pytest
 from conftest import jpeg, tiny_image, tiny_mask
 from PIL import Image, ImageCms
 
-from pipeline import photos
-from pipeline.images import BadImageError
+from pipeline.data import photos
+from pipeline.data.images import BadImageError
 
 IMAGE = tiny_image(tiny_mask(1), 1)[:51, :77]
 GREY = np.arange(51 * 77, dtype=np.uint32).reshape(51, 77) * 16
@@ -46,8 +46,8 @@ def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
         found = photos.read(tmp_path / name).pixels
         assert found.dtype == np.uint8 and found.shape == (51, 77, 3)
         np.testing.assert_array_equal(found, np.dstack([high] * 3))
-    colours = IMAGE.astype(np.uint16) * 256 + 99
-    cv2.imwrite(str(tmp_path / "rgb.png"), colours[..., ::-1])
+    colors = IMAGE.astype(np.uint16) * 256 + 99
+    cv2.imwrite(str(tmp_path / "rgb.png"), colors[..., ::-1])
     np.testing.assert_array_equal(photos.read(tmp_path / "rgb.png").pixels, IMAGE)
 
 
@@ -131,7 +131,7 @@ def test_a_cutout_has_the_pixels_and_the_profile(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.png"]
 
 
-def test_a_profile_of_other_colours_is_left_out(tmp_path: Path) -> None:
+def test_a_profile_of_other_colors_is_left_out(tmp_path: Path) -> None:
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[16:20] = b"CMYK"
     Image.fromarray(IMAGE).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=bytes(profile))

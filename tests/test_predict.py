@@ -22,9 +22,12 @@ import pytest
 import torch
 from conftest import ROOT, jpeg, tiny_image, tiny_mask, tiny_recipe, write_yaml
 
-from pipeline import files, model, rle, samples, submission
-from pipeline.evaluation import parts
-from pipeline.samples import Sample
+from pipeline.data import rows as mask_rows
+from pipeline.data import samples
+from pipeline.data.samples import Sample
+from pipeline.masks import parts, rle
+from pipeline.networks import model
+from pipeline.support import files
 
 IMAGES = [f"{car:012x}_{view:02d}" for car in range(6) for view in range(1, 5)]
 CHUNK = 4  # images; batches of two
@@ -32,11 +35,13 @@ KILLS = 20
 NETWORK = {
     "architecture": "Unet", "encoder": "tu-resnet10t", "decoder_channels": (16, 16, 8, 8, 4),
 }  # fmt: skip
-ARGUMENTS = [
-    "recipe.yaml", "--params", "params.yaml", "--raw", "raw", "--samples", "samples.csv",
-    "--runs", "runs", "--metrics", "metrics.json", "--work", "work", "--out", "out",
-    "--summary", "prediction.json",
-]  # fmt: skip
+PLACES = {
+    "raw": "raw", "samples": "samples.csv", "runs": "runs", "evaluation": "eval", "work": "work",
+    "submission": "out",
+}  # fmt: skip
+ARGUMENTS = ["predict", "recipe"]
+for name, path in PLACES.items():
+    ARGUMENTS += ["--at", f"{name}={path}"]
 
 
 class Project:
@@ -60,7 +65,7 @@ class Project:
         return [self.submission(), (self.folder / "out/images.csv").read_bytes()]
 
     def figures(self) -> dict[str, Any]:
-        return json.loads((self.folder / "prediction.json").read_text())
+        return json.loads((self.folder / "eval/prediction.json").read_text())
 
     def complete(self) -> list[Path]:
         return sorted(self.folder.glob("work/predict-*/chunk-*.rows"))
@@ -71,7 +76,7 @@ class Project:
         content["validate"]["tta"] = "none"
         for name, values in sections.items():
             content[name] |= values
-        write_yaml(self.folder / "recipe.yaml", content)
+        write_yaml(self.folder / "recipes/recipe.yaml", content)
 
     def replace(self, name: str, data: bytes) -> None:
         write_zip(self.folder / "raw/test.zip", {name: data})
@@ -125,10 +130,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "raw").mkdir()
     write_zip(folder / "raw/test.zip", {})
     listed = "".join(f"{name}.jpg,\n" for name in IMAGES)
-    (folder / "raw/sample_submission.csv").write_text(f"{submission.HEADER}\n{listed}")
+    (folder / "raw/sample_submission.csv").write_text(f"{mask_rows.HEADER}\n{listed}")
     samples.write(folder / "samples.csv", rows(IMAGES))
     write_yaml(folder / "params.yaml", {"recipes": ["recipe"], "folds": [0, 1]})
-    (folder / "metrics.json").write_text('{"threshold": 0.5}')
+    (folder / "eval").mkdir()
+    (folder / "eval/metrics.json").write_text('{"threshold": 0.5}')
     for fold in (0, 1):
         description = model.Description(
             NETWORK, (32, 64), "linear", (0.5,) * 3, (0.5,) * 3, 1, fold
@@ -180,12 +186,12 @@ def test_twenty_kills_change_no_byte_and_repeat_no_chunk(project: Project) -> No
 def test_the_largest_part_alone_may_be_kept(project: Project) -> None:
     status, printed, _ = project.run()
     assert status == 0, printed
-    found = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    found = dict(mask_rows.read_rows(project.folder / "out/submit.csv.gz"))
     project.fresh()
     project.recipe(predict={"keep": "largest"})
     status, printed, _ = project.run()
     assert status == 0, printed
-    kept = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    kept = dict(mask_rows.read_rows(project.folder / "out/submit.csv.gz"))
     project.recipe()
     project.fresh()
     assert list(kept) == list(found)
@@ -228,7 +234,7 @@ def test_bad_images_may_be_left_empty(project: Project) -> None:
     assert "2 bad images" in printed and f"left empty: test.zip!test/{cut}.jpg" in printed
     assert f"left empty: test.zip!test/{large}.jpg: found 63x96" in printed
     assert (project.figures()["bad_images"], project.figures()["images"]) == (2, len(IMAGES))
-    found = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    found = dict(mask_rows.read_rows(project.folder / "out/submit.csv.gz"))
     assert [name for name in IMAGES if f"{name}.jpg" in found] == IMAGES
     assert found[f"{cut}.jpg"] == found[f"{large}.jpg"] == ""
     told = {row["img"]: row for row in image_table(project)}
@@ -265,7 +271,7 @@ def image_table(project: Project) -> list[dict[str, str]]:
 def test_the_image_table_tells_area_and_disagreement(project: Project) -> None:
     status, printed, _ = project.run()
     assert status == 0, printed
-    found = dict(submission.read_rows(project.folder / "out/submit.csv.gz"))
+    found = dict(mask_rows.read_rows(project.folder / "out/submit.csv.gz"))
     table = image_table(project)
     assert [row["img"] for row in table] == [f"{name}.jpg" for name in IMAGES]
     for row in table:
@@ -290,7 +296,7 @@ def test_workers_change_no_byte_and_batches_few_pixels(project: Project) -> None
 
 
 def masks_of(project: Project) -> npt.NDArray[np.bool_]:
-    rows = submission.read_rows(project.folder / "out/submit.csv.gz")
+    rows = mask_rows.read_rows(project.folder / "out/submit.csv.gz")
     return np.stack([rle.decode(text, 64, 96) for _, text in rows])
 
 
@@ -318,7 +324,7 @@ def test_a_full_disk_is_named_and_nothing_short_is_left(project: Project) -> Non
         free()
         status, printed, _ = project.run()
         assert status == 0, printed
-    assert len(list(submission.read_rows(project.folder / "out/submit.csv.gz"))) == len(IMAGES)
+    assert len(list(mask_rows.read_rows(project.folder / "out/submit.csv.gz"))) == len(IMAGES)
 
 
 @contextlib.contextmanager

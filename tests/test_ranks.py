@@ -13,10 +13,10 @@ import torch
 from conftest import ROOT
 from training import Place, convolutions, load, run, run_as, small_recipe
 
-from pipeline import train
-from pipeline.archives import Archives
-from pipeline.errors import UserError
-from pipeline.training import ranks
+from pipeline.data.archives import Archives
+from pipeline.networks import model
+from pipeline.support import distributed
+from pipeline.support.errors import UserError
 
 
 def free_port() -> int:
@@ -30,13 +30,13 @@ def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path) -> None:
     recipe = small_recipe(epochs=2, batch_size=2, gradient={"accumulate": 2, "clip": 1.0})
     alone = load(tmp_path, recipe)
     archives = Archives(raw)
-    network = convolutions(train._describe(alone.train, 0))
+    network = convolutions(model.describe(alone.train, 0))
     one = run(archives, alone, tmp_path / "one.pt", network=network)
     archives.close()
 
     recipe["runtime"]["devices"] = 2
     both, context = load(tmp_path, recipe), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.train"])
+    context.set_forkserver_preload(["pipeline.train.stage"])
     port = free_port()
     started = [
         context.Process(target=run_as, args=(rank, port, raw, both, tmp_path)) for rank in (0, 1)
@@ -56,8 +56,8 @@ def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path) -> None:
 
 
 def command(place: Place) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "pipeline.train", *place.arguments(0)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    line = [sys.executable, "-m", "pipeline", *place.arguments(0)]
+    return subprocess.run(line, cwd=place.folder, capture_output=True, text=True)
 
 
 def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None:
@@ -71,27 +71,27 @@ def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None
 
 def test_what_two_processes_cannot_do_is_refused() -> None:
     two = types.SimpleNamespace(world_size=2, device=torch.device("cpu"))
-    ranks.check_share(4, two)
+    distributed.check_share(4, two)
     with pytest.raises(UserError, match="train.batch_size: found batches of 3 for 2 processes"):
-        ranks.check_share(3, two)
+        distributed.check_share(3, two)
     with pytest.raises(UserError, match="train.sync_batchnorm: found true with 2 processes on"):
-        ranks.share_batchnorm(torch.nn.Identity(), two)
+        distributed.share_batchnorm(torch.nn.Identity(), two)
 
 
 def test_the_first_process_is_known_before_any_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-        assert ranks.is_first()
+        assert distributed.is_first()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert not ranks.is_first()
+    assert not distributed.is_first()
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("SLURM_PROCID", "2")
-    assert not ranks.is_first(), os.environ
+    assert not distributed.is_first(), os.environ
 
 
 def test_a_process_ends_with_the_one_that_started_it() -> None:
     """Else it would wait for the other's numbers, and hold its GPU."""
-    waits = "import time; from pipeline.training import ranks; ranks.end_with_first(); print('up', flush=True); time.sleep(60)"  # noqa: E501
+    waits = "import time; from pipeline.support import distributed; distributed.end_with_first(); print('up', flush=True); time.sleep(60)"  # noqa: E501
     starts = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {waits!r}], env=os.environ | {{'RANK': '1'}})"  # noqa: E501
     with subprocess.Popen(
         [sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True, cwd=ROOT

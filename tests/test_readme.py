@@ -15,7 +15,9 @@ from conftest import ROOT, copy_project
 from pages import looked_at
 from playwright.sync_api import Browser
 
-from pipeline import samples, submission
+from pipeline.data import rows as mask_rows
+from pipeline.data import samples
+from pipeline.masks import submission
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [block.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S)]
@@ -70,7 +72,7 @@ def test_the_first_command_leaves_a_valid_submission(clone: Path, first_run: str
     table = samples.read(clone / "data/sample/samples.csv")
     sizes = {f"{row.sample_id}.jpg": row.size for row in samples.test(table)}
     summary = submission.check(
-        clone / "submissions/sample/submit.csv.gz", submission.find_sample(raw), sizes
+        clone / "submissions/sample/submit.csv.gz", mask_rows.find_sample(raw), sizes
     )
     assert summary.rows == 64
     assert summary.empty_rows == 0

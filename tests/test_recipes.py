@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from pipeline import model, params
-from pipeline.train import _describe
-from pipeline.training.augment import Augmentation
+from pipeline.networks import model
+from pipeline.recipe import read, schema
+from pipeline.train.augment import Augmentation
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAMETERS = {
@@ -27,8 +27,8 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_valid_and_can_be_built(path: Path) -> None:
-    recipe = params.load(path)
-    network = model.build(_describe(recipe.train, fold=0), weights="none")
+    recipe = read.load(path)
+    network = model.build(model.describe(recipe.train, fold=0), weights="none")
     assert model.parameters(network) == PARAMETERS.get(path.stem, model.parameters(network))
     Augmentation(**recipe.train.augment.model_dump())
     source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
@@ -47,13 +47,13 @@ def test_every_recipe_of_the_table_is_there() -> None:
 
 def test_params_yaml_runs_the_sample_first() -> None:
     """What a new user's first `dvc repro` does."""
-    run = params._validated(params.Run, ROOT / "params.yaml")
+    run = read._validated(schema.Run, ROOT / "params.yaml")
     assert run.recipes == ("sample",)
-    assert params.load_folds(ROOT / "params.yaml", available=5) == (0, 1, 2, 3, 4)
+    assert read.load_folds(ROOT / "params.yaml", available=5) == (0, 1, 2, 3, 4)
 
 
 def test_the_competition_recipe_is_the_one_announced() -> None:
-    recipe = params.load(ROOT / "recipes/carvana.yaml")
+    recipe = read.load(ROOT / "recipes/carvana.yaml")
     assert recipe.train.size == (1024, 1024)
     assert (recipe.train.model.architecture, recipe.train.model.encoder) == ("Unet", "resnet34")
     assert recipe.train.loss.bce > 0 and recipe.train.loss.dice > 0

@@ -1,12 +1,12 @@
 """The report stage on a run with 128 images of real size, and its page in a real browser."""
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,16 @@ from pages import Opened, looked_at
 from PIL import Image
 from playwright.sync_api import Browser
 
-from pipeline import report, rle, samples, tune
-from pipeline.dice import count_levels
-from pipeline.evaluation import gallery, measures
+from pipeline import tune
+from pipeline.__main__ import main
+from pipeline.data import samples
+from pipeline.data.samples import Entry, Sample
+from pipeline.evaluation import measures
 from pipeline.evaluation.measures import Measures
-from pipeline.samples import Entry, Sample
-from pipeline.sources import sample_cars
+from pipeline.masks import rle
+from pipeline.metrics.dice import count_levels
+from pipeline.support import gallery
+from sample import archives
 
 REAL = Path(
     os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions/carvana-image-masking-challenge"
@@ -37,7 +41,7 @@ CARS, FOLDS = 8, 2
 
 def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
     """Eight images of the built-in sample and their masks."""
-    files = sample_cars._draw_views(seed=1, index=0, first=1)
+    files = archives._draw_views(seed=1, index=0, first=1)
     return [(decoded(file.image), decoded(file.mask) > 0) for file in files]
 
 
@@ -83,7 +87,7 @@ def write_run(folder: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """All that the report stage reads, as the other stages write it."""
     write_tiny_archives(folder / "raw")
     recipe = tiny_recipe()
-    write_yaml(folder / "tiny.yaml", recipe)
+    write_yaml(folder / "recipes/tiny.yaml", recipe)
     write_yaml(folder / "params.yaml", {"recipes": ["tiny"], "folds": list(range(FOLDS))})
     training = [
         Entry(f"{car}_{view:02d}", "train", str(car), "a.zip!a.jpg", "b.zip!b.gif")
@@ -164,16 +168,14 @@ def write_submission(folder: Path) -> None:
 
 
 def run_stage(folder: Path) -> None:
-    arguments = [str(folder / "tiny.yaml")]
-    for option, name in {
-        "params": "params.yaml", "raw": "raw", "samples": "samples.csv", "runs": "runs",
-        "oof": "oof", "evaluation": "eval", "submission": "submission",
-        "sanity": "eval/sanity.csv", "out": "eval/report.html",
+    arguments = ["report", "tiny"]
+    for place, name in {
+        "raw": "raw", "samples": "samples.csv", "runs": "runs", "oof": "oof",
+        "evaluation": "eval", "submission": "submission",
     }.items():  # fmt: skip
-        arguments += [f"--{option}", str(folder / name)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["report", *arguments])
-        report.main()
+        arguments += ["--at", f"{place}={name}"]
+    with contextlib.chdir(folder):
+        main(arguments)
 
 
 @pytest.fixture(scope="module")

@@ -7,21 +7,23 @@ import torch
 from conftest import by_group
 from training import convolutions, load, small_recipe
 
-from pipeline import hardware, samples, train
-from pipeline.archives import Archives
+from pipeline.data import samples
+from pipeline.data.archives import Archives
+from pipeline.networks import model
 from pipeline.sources import carvana
 from pipeline.split import split
-from pipeline.training import averages, results
-from pipeline.training.checkpoint import Progress
-from pipeline.training.interrupt import Stop
-from pipeline.training.scoring import HeldOut
+from pipeline.support import hardware
+from pipeline.support.interrupt import Stop
+from pipeline.train import averages, results
+from pipeline.train.checkpoint import Progress
+from pipeline.train.held_out import HeldOut
 
 
 @pytest.mark.parametrize("good", [True, False])
 def test_the_better_of_best_and_mean_is_kept(raw: Path, tmp_path: Path, good: bool) -> None:
     """Two epochs that say foreground everywhere but little apart, or one all wrong."""
     recipe = load(tmp_path, small_recipe())
-    network = convolutions(train._describe(recipe.train, 0))
+    network = convolutions(model.describe(recipe.train, 0))
     archives = Archives(raw)
     rows = samples.held_out(split(carvana.read_entries(archives), archives, by_group(2)), 0)
     fabric = hardware.launch("cpu", "32-true", 1, 1, 1)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco
 
-from pipeline import rle, rle_kernels
+from pipeline.masks import rle, rle_kernels
 
 HEIGHT, WIDTH = 1280, 1918  # of Carvana's images
 SIZES = [

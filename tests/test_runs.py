@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline import rle
-from pipeline.dice import dice
-from pipeline.evaluation import runs
+from pipeline.masks import rle, runs
+from pipeline.metrics.dice import dice
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 70)).flatmap(
     lambda shape: st.tuples(*2 * [arrays.arrays(np.bool_, shape)])

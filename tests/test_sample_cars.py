@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import rle
-from pipeline.sources import sample_cars
-from pipeline.turntable.design import design
+from pipeline.masks import rle
+from sample import archives
+from sample.design import design
 
 ARCHIVES = [
     "metadata.csv.zip",
@@ -30,7 +30,7 @@ ARCHIVES = [
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
-    sample_cars.write_archives(folder, train_cars=1, test_cars=1, seed=3, workers=2)
+    archives.write_archives(folder, train_cars=1, test_cars=1, seed=3, workers=2)
     return folder
 
 
@@ -136,7 +136,7 @@ def test_bytes_do_not_depend_on_the_workers(
     sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The training car alone: the test car's archives hold no more than it."""
-    sample_cars.write_archives(tmp_path, train_cars=1, test_cars=0, seed=3, workers=1)
+    archives.write_archives(tmp_path, train_cars=1, test_cars=0, seed=3, workers=1)
     bar = capsys.readouterr().err
     assert "draw the sample" in bar and "16/16" in bar
     ours, theirs = digests(tmp_path), digests(sample)

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import samples
-from pipeline.errors import UserError
-from pipeline.samples import BINARY, NO_FOLD, Label, Sample
+from pipeline.data import samples
+from pipeline.data.samples import BINARY, NO_FOLD, Label, Sample
+from pipeline.support.errors import UserError
 
 
 def sample(name: str, group: str, fold: int, split: str = "train") -> Sample:

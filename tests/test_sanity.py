@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import rle
-from pipeline.errors import UserError
-from pipeline.evaluation import sanity
-from pipeline.evaluation.sanity import Note
-from pipeline.samples import NO_FOLD, Sample
+from pipeline.data.samples import NO_FOLD, Sample
+from pipeline.masks import rle
+from pipeline.report import sanity
+from pipeline.report.sanity import Note
+from pipeline.support.errors import UserError
 
 HEIGHT, WIDTH = 100, 100
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.optim import SGD, Adam
 
-from pipeline.training import optimisers, schedules
-from pipeline.training.schedules import cosine
+from pipeline.train import optimizers, schedules
+from pipeline.train.schedules import cosine
 
 
 def parameter() -> torch.nn.Parameter:
@@ -11,11 +11,11 @@ def parameter() -> torch.nn.Parameter:
 
 
 def rates(name: str, steps: int, **values: float) -> list[float]:
-    optimiser = SGD([parameter()], 1.0)
-    schedule = schedules.make(optimiser, steps, name, **values)
+    optimizer = SGD([parameter()], 1.0)
+    schedule = schedules.make(optimizer, steps, name, **values)
     found = []
     for _ in range(steps):
-        optimiser.step()
+        optimizer.step()
         schedule.after_step()
         found.append(schedule.rate)
     return found
@@ -37,19 +37,19 @@ def test_one_cycle_is_torchs() -> None:
 
 def test_one_cycle_leaves_a_momentum_of_the_recipe_alone() -> None:
     sgd, adam = SGD([parameter()], 1.0, momentum=0.9), Adam([parameter()], 1.0)
-    for optimiser in (sgd, adam):
-        schedules.make(optimiser, 100, "one-cycle", warm_up=0.3)
+    for optimizer in (sgd, adam):
+        schedules.make(optimizer, 100, "one-cycle", warm_up=0.3)
     assert sgd.param_groups[0]["momentum"] == 0.9
     assert adam.param_groups[0]["betas"][0] == 0.95
 
 
 def test_plateaus_lower_the_rate() -> None:
-    optimiser = SGD([parameter()], 1.0)
-    schedule = schedules.make(optimiser, 100, "plateau", factor=0.1, patience=1, gain=0.01)
+    optimizer = SGD([parameter()], 1.0)
+    schedule = schedules.make(optimizer, 100, "plateau", factor=0.1, patience=1, gain=0.01)
     seen = []
     for dice in (0.5, 0.6, 0.605, 0.605, 0.7):
         schedule.after_epoch(dice)
-        seen.append(optimiser.param_groups[0]["lr"])
+        seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([1, 1, 1, 0.1, 0.1])
 
 
@@ -58,14 +58,14 @@ def test_a_schedule_goes_on_from_its_state(name: str) -> None:
     values = {"warm_up": 0.3, "end": 0.1, "factor": 0.5, "patience": 0, "gain": 0.0}
 
     def make() -> tuple[SGD, schedules.Schedule]:
-        optimiser = SGD([parameter()], 1.0)
-        return optimiser, schedules.make(optimiser, 10, name, **values)
+        optimizer = SGD([parameter()], 1.0)
+        return optimizer, schedules.make(optimizer, 10, name, **values)
 
-    def go(optimiser: SGD, schedule: schedules.Schedule) -> float:
-        optimiser.step()
+    def go(optimizer: SGD, schedule: schedules.Schedule) -> float:
+        optimizer.step()
         schedule.after_step()
         schedule.after_epoch(0.5)
-        return optimiser.param_groups[0]["lr"]
+        return optimizer.param_groups[0]["lr"]
 
     one, other = make(), make()
     for _ in range(4):
@@ -76,9 +76,9 @@ def test_a_schedule_goes_on_from_its_state(name: str) -> None:
     assert [go(*one) for _ in range(4)] == [go(*other) for _ in range(4)]
 
 
-def test_optimisers_are_torchs_with_the_values_given() -> None:
+def test_optimizers_are_torchs_with_the_values_given() -> None:
     made = {
-        name: optimisers.make([parameter()], True, name, 0.1, weight_decay=0.2, **values)
+        name: optimizers.make([parameter()], True, name, 0.1, weight_decay=0.2, **values)
         for name, values in {
             "adamw": {}, "adam": {}, "sgd": {"momentum": 0.9, "nesterov": True},
             "rmsprop": {"momentum": 0.5, "smoothing": 0.9},

@@ -1,4 +1,4 @@
-"""`python -m pipeline.score` against a slow scorer that shares no code with it."""
+"""`pipeline score` against a slow scorer that shares no code with it."""
 
 import csv
 import dataclasses
@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, gif
 from PIL import Image
 
-from pipeline import score
+from pipeline.__main__ import main
 
 HEIGHT, WIDTH = 37, 53
 
@@ -64,13 +64,12 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """The command in this process: starting Python a dozen times would take longer."""
 
     def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["score", *map(str, arguments)])
         try:
-            score.main()
+            main(["score", *map(str, arguments)])
             code, message = 0, ""
         except SystemExit as ended:
             code, message = 1, str(ended.code)
@@ -174,6 +173,6 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, folder: Path, run: Run) -> N
 
 
 def test_the_command_starts() -> None:
-    command = [sys.executable, "-m", "pipeline.score", "--help"]
+    command = [sys.executable, "-m", "pipeline", "score", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "train_masks.csv" in done.stdout
+    assert done.returncode == 0 and "submission masks" in done.stdout

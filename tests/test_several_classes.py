@@ -11,8 +11,8 @@ import yaml
 from conftest import HEIGHT, PETS, ROOT, WIDTH, classes_of, write_tiny_pets, write_yaml
 from test_every_recipe import run, smaller
 
-from pipeline import samples
-from pipeline.evaluation import gallery
+from pipeline.data import samples
+from pipeline.support import gallery
 
 LABELS = ("background", "pet", "border")
 
@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage in ("split", "train", "validate", "tune", "predict", "report"):
-            run(stage, patch)
+            run(stage)
     return folder
 
 
@@ -81,7 +81,7 @@ def test_there_is_nothing_to_submit(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    run("predict", monkeypatch)
+    run("predict")
     assert "no test images, so there is no submission to write" in capsys.readouterr().out
     assert not (finished / "submissions/tiny/submit.csv.gz").exists()
 
@@ -98,7 +98,7 @@ def test_test_images_of_several_classes_are_refused(
     samples.write(path, [*table, other])
     monkeypatch.chdir(finished)
     with pytest.raises(SystemExit, match=r"samples\.csv: found test images of 3 classes \(other\)"):
-        run("predict", monkeypatch)
+        run("predict")
     path.write_bytes(kept)
 
 
@@ -110,5 +110,5 @@ def test_counts_of_one_class_are_refused(finished: Path, monkeypatch: pytest.Mon
     np.savez(path, sample_id=ids, counts=np.ones((1, 2, 256), np.int64))
     monkeypatch.chdir(finished)
     with pytest.raises(SystemExit, match=r"fold0\.npz: found counts of shape \(1, 2, 256\)"):
-        run("tune", monkeypatch)
+        run("tune")
     path.write_bytes(kept)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from conftest import TRAIN_CARS, VIEWS, by_group, gif, tiny_mask
 
-from pipeline import samples
-from pipeline.archives import Archives
-from pipeline.errors import UserError
-from pipeline.images import BadImageError
-from pipeline.samples import NO_FOLD, Sample
-from pipeline.settings.data import ByGroupOnce, ByImage, FirstImages, Split
+from pipeline.data import samples
+from pipeline.data.archives import Archives
+from pipeline.data.images import BadImageError
+from pipeline.data.samples import NO_FOLD, Sample
+from pipeline.recipe.schema import ByGroupOnce, ByImage, FirstImages, Split
 from pipeline.sources import carvana
 from pipeline.split import assign_folds, split, straddling
+from pipeline.support.errors import UserError
 
 
 def cut(raw: Path, how: Split) -> list[Sample]:

@@ -27,8 +27,10 @@ from conftest import (
     write_yaml,
 )
 
-from pipeline import files, submission
-from pipeline.evaluation import gallery, measures
+from pipeline.data import rows as mask_rows
+from pipeline.evaluation import measures
+from pipeline.masks import submission
+from pipeline.support import files, gallery
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text()
@@ -101,7 +103,7 @@ def broken(finished: Project, tmp_path: Path) -> Project:
 def test_the_first_run_leaves_a_valid_submission(finished: Project) -> None:
     names = [f"{car}_{view}.jpg" for car in TEST_CARS for view in VIEWS]
     path = finished.folder / "submissions/tiny/submit.csv.gz"
-    assert [name for name, _ in submission.read_rows(path)] == names
+    assert [name for name, _ in mask_rows.read_rows(path)] == names
     sample = finished.archives / f"competitions/{SLUG}/sample_submission.csv.zip"
     summary = submission.check(path, sample, dict.fromkeys(names, (64, 96)))
     assert summary.rows == 4
@@ -234,7 +236,7 @@ def test_the_score_of_a_fold_is_the_scorer_s(broken: Project) -> None:
     assert done.returncode == 0, done.stderr
     masks = "data/tiny/raw/train_masks.zip"
     options = ("--partial", "--out", "scores.csv")
-    done = broken.run("python", "-m", "pipeline.score", "fold0.csv", masks, *options)
+    done = broken.run("python", "-m", "pipeline", "score", "fold0.csv", masks, *options)
     assert done.returncode == 0, done.stderr
     with (broken.folder / "scores.csv").open() as stream:
         scores = {row["img"]: float(row["dice"]) for row in csv.DictReader(stream)}
@@ -290,7 +292,7 @@ def test_a_bad_test_image_fails_or_is_left_empty(broken: Project) -> None:
     done = broken.stage("predict")
     assert done.returncode == 0, done.stderr
     assert f"left empty: test.zip!test/{bad}" in done.stdout
-    rows = dict(submission.read_rows(broken.folder / "submissions/tiny/submit.csv.gz"))
+    rows = dict(mask_rows.read_rows(broken.folder / "submissions/tiny/submit.csv.gz"))
     assert rows[bad] == "" and len(rows) == 4 and sum(map(bool, rows.values())) >= 2
 
 

@@ -8,9 +8,11 @@ import torch
 from conftest import write_tiny_archives
 from training import Place, small_recipe
 
-from pipeline import model, samples
-from pipeline.errors import UserError
-from pipeline.training import starting
+from pipeline.data import samples
+from pipeline.networks import model
+from pipeline.paths import Paths
+from pipeline.support.errors import UserError
+from pipeline.train import starting
 
 SMALLER = {"name": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0, "momentum": 0.0,
            "nesterov": False}  # fmt: skip
@@ -25,7 +27,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Place]:
     first.run()
     recipe = small_recipe(
         {"tensorboard": True, "cache": "disk"},
-        size=[64, 96], weights={"init_from": "first"}, optimiser=SMALLER, epochs=2,
+        size=[64, 96], weights={"init_from": "first"}, optimizer=SMALLER, epochs=2,
         schedule={"name": "constant"},
     )  # fmt: skip
     second = Place(folder, folder / "raw", recipe, "second")
@@ -53,16 +55,20 @@ def test_tensorboard_shows_the_training(places: tuple[Place, Place]) -> None:
     assert len(shown) == 4 and all(len(logs.Images(name)) == 2 for name in shown)
 
 
-def test_a_missing_network_says_what_to_run(places: tuple[Place, Place]) -> None:
-    first = places[0]
+def test_a_missing_network_says_what_to_run(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(places[0].folder)
     with pytest.raises(UserError, match=r"run dvc repro train@first-1 first"):
-        starting.find("first", 1, first.folder / "runs/second/fold1", places[1].samples)
+        starting.find("first", 1, Paths.of("second"))
 
 
 def test_a_network_that_has_seen_what_is_held_out_is_refused(
-    places: tuple[Place, Place], tmp_path: Path
+    places: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = places
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(first.folder / "runs")
     rows = samples.read(second.samples)
     table = tmp_path / "data/other/samples.csv"
     swap = {0: 1, 1: 0, samples.NO_FOLD: samples.NO_FOLD}
@@ -72,7 +78,7 @@ def test_a_network_that_has_seen_what_is_held_out_is_refused(
     for theirs in (rows, by_image):
         samples.write(first_table, theirs)
         with pytest.raises(UserError, match="trained on 3 of the 3 groups held out here"):
-            starting.find("first", 0, first.folder / "runs/other/fold0", table)
+            starting.find("first", 0, Paths.of("other"))
 
 
 def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import submission
-from pipeline.errors import UserError
-from pipeline.prediction.gzip_member import Member
+from pipeline.data import rows as mask_rows
+from pipeline.masks import submission
+from pipeline.predict.gzip_member import Member
+from pipeline.support.errors import UserError
 
 ROWS = [("a_01.jpg", "1 3 10 2"), ("a_02.jpg", ""), ("b_01.jpg", "6 1"), ("b_02.jpg", "1 12")]
 SIZES = {name: (3, 4) for name, _ in ROWS}
@@ -24,7 +25,7 @@ def write(path, rows=ROWS, level=2):
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as file:
         member = Member(file)
-        member.add(f"{submission.HEADER}\n".encode(), level)
+        member.add(f"{mask_rows.HEADER}\n".encode(), level)
         rows = iter(rows)
         while some := list(itertools.islice(rows, 100)):
             member.add("".join(f"{name},{text}\n" for name, text in some).encode(), level)
@@ -61,7 +62,7 @@ def refused(call, *parts):
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_round_trip(tmp_path, level):
     path = write(tmp_path / "new" / "submit.csv.gz", level=level)
-    assert list(submission.read_rows(path)) == ROWS
+    assert list(mask_rows.read_rows(path)) == ROWS
     assert gzip.decompress(path.read_bytes()).decode() == csv_text()
     assert os.listdir(path.parent) == [path.name]
 
@@ -77,7 +78,7 @@ def test_round_trip(tmp_path, level):
 )
 def test_any_rows_come_back(tmp_path_factory, rows):
     path = write(tmp_path_factory.mktemp("rows") / "submit.csv.gz", rows)
-    assert list(submission.read_rows(path)) == rows
+    assert list(mask_rows.read_rows(path)) == rows
 
 
 def test_one_gzip_member(tmp_path):
@@ -94,9 +95,9 @@ def test_names_that_no_csv_holds_plainly(name):
 
 
 def test_find_sample(tmp_path, sample):
-    assert submission.find_sample(tmp_path) == sample
+    assert mask_rows.find_sample(tmp_path) == sample
     (tmp_path / "other").mkdir()
-    refused(lambda: submission.find_sample(tmp_path / "other"), "sample_submission.csv.zip")
+    refused(lambda: mask_rows.find_sample(tmp_path / "other"), "sample_submission.csv.zip")
 
 
 def test_every_form_of_a_sample(tmp_path):
@@ -116,11 +117,11 @@ def test_every_form_of_a_sample(tmp_path):
     archive = zipped(tmp_path / "sample.csv.zip", macos)
     folder = zipped(tmp_path / "folder.zip", {"sample/": "", "sample/sample.csv": text})
     for path in (plain, windows, unended, gzipped, archive, folder):
-        assert list(submission.read_rows(path)) == ROWS, path
+        assert list(mask_rows.read_rows(path)) == ROWS, path
 
 
 def first_rows(path):
-    return lambda: list(submission.read_rows(path))
+    return lambda: list(mask_rows.read_rows(path))
 
 
 @pytest.mark.parametrize("rows", [1, 10_000, 300_000])
@@ -129,7 +130,7 @@ def test_rows_that_shrink_a_lot(tmp_path, rows, text):
     path = tmp_path / "submit.csv.gz"
     rows = rows // 20 if text else rows
     write(path, itertools.repeat(("a.jpg", text), rows), level=3)
-    assert sum(row == ("a.jpg", text) for row in submission.read_rows(path)) == rows
+    assert sum(row == ("a.jpg", text) for row in mask_rows.read_rows(path)) == rows
     path.write_bytes(path.read_bytes()[:-1])
     refused(first_rows(path), path, "cut short")
 
@@ -144,7 +145,7 @@ def test_damaged_gzip_is_refused(tmp_path):
         path.write_bytes(damaged)
         refused(first_rows(path), path, "line")
     path.write_bytes(content)
-    assert len(list(submission.read_rows(path))) == 20000
+    assert len(list(mask_rows.read_rows(path))) == 20000
 
 
 def test_more_than_one_member_is_refused(tmp_path, sample):

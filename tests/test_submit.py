@@ -17,12 +17,16 @@ import pytest
 import yaml
 from kaggle_server import COMPETITION, KaggleServer
 
-from pipeline import ledger, samples, submit
-from pipeline.errors import UserError
-from pipeline.files import only_process
-from pipeline.web import kaggle_site
-from pipeline.web.patience import Patience
-from pipeline.web.upload import upload
+from pipeline import submit
+from pipeline.data import samples
+from pipeline.kaggle import account as kaggle_account
+from pipeline.kaggle import ledger
+from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.upload import upload
+from pipeline.paths import LEDGER, Paths, recipe_file
+from pipeline.recipe import read as recipes
+from pipeline.support.errors import UserError
+from pipeline.support.files import only_process
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(
@@ -114,7 +118,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user types it."""
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.submit", *arguments],
+        [sys.executable, "-m", "pipeline", "submit", *arguments],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -133,7 +137,7 @@ def send(wait: bool = True, patience: Patience = QUICK) -> ledger.Row:
 
 
 def read() -> list[ledger.Row]:
-    return ledger.read(ledger.PATH)
+    return ledger.read(LEDGER)
 
 
 def test_sends_waits_and_writes_it_down(server: KaggleServer, project: Path) -> None:
@@ -191,7 +195,7 @@ def test_a_ledger_is_shown_even_when_kaggle_cannot_be_asked(
 def test_a_recipe_that_is_gone(server: KaggleServer, project: Path) -> None:
     """Its rows stay as they are; the others are looked up."""
     gone = dataclasses.replace(row(), recipe="gone", sha256="1" * 64, ref="7", status="PENDING")
-    ledger.put(ledger.PATH, gone)
+    ledger.put(LEDGER, gone)
     send(wait=False)
     done = run("--list")
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
@@ -254,16 +258,16 @@ def test_a_training_that_was_not_run(server: KaggleServer, project: Path) -> Non
 
 
 def test_the_commit_says_whether_the_tree_was_clean(project: Path) -> None:
-    from pipeline import workspace
+    from pipeline.support import workspace
 
-    clean = workspace.commit(ledger.PATH)
+    clean = workspace.commit(LEDGER)
     assert len(clean) == 40
-    ledger.PATH.write_text(ledger.PATH.read_text() + "\n")
-    assert workspace.commit(ledger.PATH) == clean, "the ledger itself does not count"
+    LEDGER.write_text(LEDGER.read_text() + "\n")
+    assert workspace.commit(LEDGER) == clean, "the ledger itself does not count"
     Path("model").write_bytes(b"another")
-    assert workspace.commit(ledger.PATH) == f"{clean}-dirty"
+    assert workspace.commit(LEDGER) == f"{clean}-dirty"
     shutil.rmtree(".git")
-    assert workspace.commit(ledger.PATH) == ""
+    assert workspace.commit(LEDGER) == ""
 
 
 def test_the_account_has_these_bytes(server: KaggleServer, project: Path) -> None:
@@ -332,8 +336,8 @@ def test_memory_stays_flat(server: KaggleServer, project: Path) -> None:
     code = f"""
 import resource, sys
 from pathlib import Path
-from pipeline.web import kaggle_site, upload
-from pipeline.web.patience import Patience
+from pipeline.kaggle import account as kaggle_site, upload
+from pipeline.kaggle.retry import Patience
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
 with kaggle_site.connect(Patience()) as account:
     before = peak()
@@ -374,7 +378,7 @@ def grow_old(seconds: float) -> None:
     """The ledger's row was asked for so long ago."""
     (entry,) = read()
     then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
-    ledger.put(ledger.PATH, dataclasses.replace(entry, time=then.isoformat()))
+    ledger.put(LEDGER, dataclasses.replace(entry, time=then.isoformat()))
 
 
 def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, project: Path) -> None:
@@ -413,7 +417,7 @@ def test_a_request_that_never_arrived(server: KaggleServer, project: Path) -> No
 
 @pytest.mark.parametrize("time", ["yesterday", "2026-01-02T03:04:05"])
 def test_a_time_that_is_none(server: KaggleServer, project: Path, time: str) -> None:
-    ledger.put(ledger.PATH, dataclasses.replace(row(), time=time))
+    ledger.put(LEDGER, dataclasses.replace(row(), time=time))
     with pytest.raises(UserError, match=f"row of tiny, .*: found the time '{time}', expected"):
         send()
     assert not server.count("Upload") and not server.submissions
@@ -487,8 +491,9 @@ def test_two_at_once(server: KaggleServer, project: Path) -> None:
 
 def test_submitted_while_another_was_prepared(server: KaggleServer, project: Path) -> None:
     """Both checks passed before the first was sent; the list does not know of it yet."""
-    submit.prepare("tiny", "one")
-    _, _, second = submit.prepare("tiny", "two")
+    recipe, paths = recipes.load(recipe_file("tiny")), Paths.of("tiny")
+    submit.prepare(recipe, paths, "one")
+    _, _, second = submit.prepare(recipe, paths, "two")
     send(wait=False)
     hide_submissions(server)
     with pytest.raises(UserError, match="were submitted on .* as 1000: PENDING.*nothing was sent"):
@@ -501,7 +506,7 @@ def test_two_commands_at_once(server: KaggleServer, project: Path) -> None:
     hide_submissions(server)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "pipeline.submit", "tiny", "-m", "x", "--no-wait"],
+            [sys.executable, "-m", "pipeline", "submit", "tiny", "-m", "x", "--no-wait"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
@@ -524,7 +529,7 @@ def test_killed_between_question_and_answer(server: KaggleServer, project: Path)
 
     server.api_faults["CreateSubmission"] = [hang]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.submit", "tiny", "-m", "x"],
+        [sys.executable, "-m", "pipeline", "submit", "tiny", "-m", "x"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     assert arrived.wait(30)
@@ -574,7 +579,7 @@ def test_a_ledger_that_is_none(tmp_path: Path, content: str | None) -> None:
 
 
 def test_the_ledger_in_the_repository_is_one() -> None:
-    ledger.read(ROOT / ledger.PATH)
+    ledger.read(ROOT / LEDGER)
 
 
 def test_upload_of_a_competition_that_ended(server: KaggleServer, project: Path) -> None:
@@ -583,7 +588,7 @@ def test_upload_of_a_competition_that_ended(server: KaggleServer, project: Path)
         lambda: (403, {"code": 403, "message": words}, {})
     ]
     with (
-        kaggle_site.connect(QUICK) as account,
+        kaggle_account.connect(QUICK) as account,
         pytest.raises(UserError, match=words),
     ):
         upload(account, COMPETITION, FILE, QUICK)

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from conftest import ROOT
 
-from pipeline import tensor_file
+from pipeline.support import tensor_file
 
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
-from pipeline import tensor_file
-from pipeline.errors import UserError
+from pipeline.support import tensor_file
+from pipeline.support.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     tensor_file.save(Path(sys.argv[1]), {"x": torch.zeros(10_000)})

@@ -8,12 +8,14 @@ import torch
 from conftest import by_group
 from training import convolutions, load, run, small_recipe
 
-from pipeline import hardware, model, train
-from pipeline.archives import Archives
-from pipeline.errors import UserError
-from pipeline.samples import Sample
+from pipeline.data.archives import Archives
+from pipeline.data.samples import Sample
+from pipeline.networks import model
 from pipeline.sources import carvana
 from pipeline.split import split
+from pipeline.support import hardware
+from pipeline.support.errors import UserError
+from pipeline.train import stage as train
 
 FAST = {"learning_rate": 0.01}
 
@@ -26,7 +28,7 @@ def archives(raw: Path) -> Iterator[Archives]:
 
 
 def test_a_network_learns_and_its_best_epoch_is_kept(archives: Archives, tmp_path: Path) -> None:
-    recipe = load(tmp_path, small_recipe(epochs=16, size=[64, 96], optimiser=FAST))
+    recipe = load(tmp_path, small_recipe(epochs=16, size=[64, 96], optimizer=FAST))
     progress = run(archives, recipe, tmp_path / "last.pt")
     losses = [epoch["loss"] for epoch in progress.history]
     scores = [epoch["dice"] for epoch in progress.history]
@@ -40,11 +42,11 @@ def test_a_network_learns_and_its_best_epoch_is_kept(archives: Archives, tmp_pat
 
 def test_four_images_are_learned_by_heart(archives: Archives, tmp_path: Path) -> None:
     """Held out are the images trained on: nothing in the way keeps a network from them."""
-    still = {"hflip": 0.0, "affine": 0.0, "colour": 0.0}
+    still = {"hflip": 0.0, "affine": 0.0, "color": 0.0}
     recipe = load(
         tmp_path,
         small_recipe(epochs=40, size=[64, 96], batch_size=4, augment=still,
-                     optimiser=FAST),
+                     optimizer=FAST),
     )  # fmt: skip
     four = split(carvana.read_entries(archives), archives, by_group(2))[:4]
     rows = [
@@ -75,17 +77,17 @@ SCHEDULES: list[dict] = [
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["name"])
-@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda optimiser: optimiser["name"])
-def test_every_optimiser_learns_with_every_schedule(
-    optimiser: dict, schedule: dict, archives: Archives, tmp_path: Path
+@pytest.mark.parametrize("optimizer", OPTIMISERS, ids=lambda optimizer: optimizer["name"])
+def test_every_optimizer_learns_with_every_schedule(
+    optimizer: dict, schedule: dict, archives: Archives, tmp_path: Path
 ) -> None:
     """By the same few steps, all of them; a gain of 2 in Dice never comes, so plateaus do."""
-    recipe = load(tmp_path, small_recipe(epochs=3, optimiser=optimiser, schedule=schedule))
+    recipe = load(tmp_path, small_recipe(epochs=3, optimizer=optimizer, schedule=schedule))
     progress = run(archives, recipe, tmp_path / "last.pt")
     losses = [row["loss"] for row in progress.history]
     assert losses[-1] < losses[0]
     rates = [row["learning_rate"] for row in progress.history]
-    peak = optimiser["learning_rate"]
+    peak = optimizer["learning_rate"]
     expected = {
         "one-cycle": rates[0] > rates[-1] and rates[-1] == pytest.approx(peak / 250_000),
         "cosine": rates[0] > rates[1] > rates[2] > 0,
@@ -107,7 +109,7 @@ def test_two_small_batches_are_one_large_one(archives: Archives, tmp_path: Path)
     def ends(**changes: object) -> dict[str, torch.Tensor]:
         recipe = load(tmp_path, small_recipe(epochs=2, **changes))
         last = tmp_path / f"{changes['batch_size']}.pt"
-        network = convolutions(train._describe(recipe.train, 0))
+        network = convolutions(model.describe(recipe.train, 0))
         return run(archives, recipe, last, network=network).best[0]["weights"]
 
     large = ends(batch_size=4)
@@ -121,14 +123,14 @@ def test_two_small_batches_are_one_large_one(archives: Archives, tmp_path: Path)
 def test_clipping_shortens_the_step(archives: Archives, tmp_path: Path) -> None:
     plain = {"name": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "momentum": 0.0,
              "nesterov": False}  # fmt: skip
-    common = {"optimiser": plain, "schedule": {"name": "constant"}, "batch_size": 6}
+    common = {"optimizer": plain, "schedule": {"name": "constant"}, "batch_size": 6}
     start = weights_after(archives, tmp_path, **common | {
-        "optimiser": plain | {"learning_rate": 1e-12}})  # fmt: skip
+        "optimizer": plain | {"learning_rate": 1e-12}})  # fmt: skip
     clipped = weights_after(archives, tmp_path, gradient={"clip": 0.01}, **common)
     free = weights_after(archives, tmp_path, **common)
 
     def length(end: dict[str, torch.Tensor]) -> float:
-        network = model.build(train._describe(load(tmp_path, small_recipe()).train, 0), "none")
+        network = model.build(model.describe(load(tmp_path, small_recipe()).train, 0), "none")
         names = [name for name, _ in network.named_parameters()]
         return sum(((end[n] - start[n]) ** 2).sum().item() for n in names) ** 0.5
 
@@ -141,7 +143,7 @@ def test_training_stops_when_nothing_is_gained(archives: Archives, tmp_path: Pat
              "nesterov": False}  # fmt: skip
     recipe = load(
         tmp_path,
-        small_recipe(epochs=30, optimiser=still, schedule={"name": "constant"},
+        small_recipe(epochs=30, optimizer=still, schedule={"name": "constant"},
                      weights={"ema": 0.5}, validation={"patience": 3}),
     )  # fmt: skip
     last = tmp_path / "last.pt"
@@ -159,7 +161,7 @@ def test_the_moving_average_is_what_is_judged(archives: Archives, tmp_path: Path
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_terms(archives: Archives, tmp_path: Path) -> None:
-    recipe = load(tmp_path, small_recipe(epochs=2, optimiser={"learning_rate": 1e30}))
+    recipe = load(tmp_path, small_recipe(epochs=2, optimizer={"learning_rate": 1e30}))
     with pytest.raises(UserError, match=r"the loss is .*\(BCE .*, Dice .*\) on aa.*_0[12].*lower"):
         run(archives, recipe, tmp_path / "last.pt")
 

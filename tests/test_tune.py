@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import samples, tune
-from pipeline.dice import count_levels, dice, levels
-from pipeline.errors import UserError
+from pipeline import tune
+from pipeline.data import samples
+from pipeline.data.samples import Sample
 from pipeline.evaluation import measures, out_of_fold
 from pipeline.evaluation.measures import Measures
-from pipeline.samples import Sample
+from pipeline.metrics.dice import count_levels, dice, levels
+from pipeline.support.errors import UserError
 
 NO_PARTS = np.zeros(24)  # of images in `rows`
 

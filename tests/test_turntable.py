@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.turntable import camera, parts
-from pipeline.turntable.backdrop import backdrop
-from pipeline.turntable.design import Design, design
-from pipeline.turntable.render import render, silhouette
-from pipeline.turntable.smoothstep import smoothstep
+from sample import camera, parts
+from sample.backdrop import backdrop
+from sample.design import Design, design
+from sample.render import render, silhouette
+from sample.smoothstep import smoothstep
 
 
 @pytest.fixture(scope="module")

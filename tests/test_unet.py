@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.unet import Cnn, UNet, UNet1024
+from pipeline.networks.unet import Cnn, UNet, UNet1024
 
 TEXTBOOK = {
     "width": 64, "depth": 4, "convolutions": 2, "batch_norm": False, "dropout": 0.5,

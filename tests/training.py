@@ -13,17 +13,23 @@ import torch
 from conftest import by_group, tiny_recipe, write_yaml
 from torch import nn
 
-from pipeline import hardware, model, params, samples, train
-from pipeline.archives import Archives
-from pipeline.samples import Sample
+from pipeline.__main__ import main
+from pipeline.data import samples
+from pipeline.data.archives import Archives
+from pipeline.data.samples import Sample
+from pipeline.networks import model
+from pipeline.recipe import read
+from pipeline.recipe.schema import Recipe
 from pipeline.sources import carvana
 from pipeline.split import split
-from pipeline.training import checkpoint, ranks
-from pipeline.training.augment import Augmentation
-from pipeline.training.dataset import Decoder, TrainingSet
-from pipeline.training.interrupt import Stop
-from pipeline.training.journal import Journal
-from pipeline.training.scoring import HeldOut
+from pipeline.support import distributed, hardware
+from pipeline.support.interrupt import Stop
+from pipeline.support.progress import Journal
+from pipeline.train import checkpoint
+from pipeline.train import stage as train
+from pipeline.train.augment import Augmentation
+from pipeline.train.dataset import Decoder, TrainingSet
+from pipeline.train.held_out import HeldOut
 
 CLOCK = {"images_per_second", "waiting", "gpu_memory_gb"}  # columns that no two runs share
 SMALL = {"encoder": "tu-test_resnet", "decoder_channels": [16, 8, 8, 8, 8]}  # 0.4 M parameters
@@ -49,13 +55,13 @@ def convolutions(description: model.Description) -> model.Segmenter:
     return model.Segmenter(layers, description)
 
 
-def load(folder: Path, recipe: dict) -> params.Recipe:
-    return params.load(write_yaml(folder / "small.yaml", recipe))
+def load(folder: Path, recipe: dict) -> Recipe:
+    return read.load(write_yaml(folder / "small.yaml", recipe))
 
 
 def run(
     archives: Archives,
-    recipe: params.Recipe,
+    recipe: Recipe,
     last: Path,
     rows: list[Sample] | None = None,
     network: model.Segmenter | None = None,
@@ -65,7 +71,7 @@ def run(
     settings = recipe.train
     fabric = hardware.launch("cpu", "32-true", 1, recipe.runtime.devices, 1)
     fabric.seed_everything(settings.seed, verbose=False)
-    network = network or model.build(train._describe(settings, 0), "none")
+    network = network or model.build(model.describe(settings, 0), "none")
     augment = Augmentation(**settings.augment.model_dump())
     training = samples.training(rows, 0)
     decoder = Decoder(training, archives, settings.size, settings.resize)
@@ -81,18 +87,18 @@ def run(
         )  # fmt: skip
 
 
-def run_as(process: int, port: int, raw: Path, recipe: params.Recipe, folder: Path) -> None:
+def run_as(process: int, port: int, raw: Path, recipe: Recipe, folder: Path) -> None:
     """Train the convolutions as one of two processes that torchrun starts; the first writes."""
     os.environ |= {
         "TORCHELASTIC_RUN_ID": "test", "RANK": str(process), "LOCAL_RANK": str(process),
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    network = convolutions(train._describe(recipe.train, 0))
+    network = convolutions(model.describe(recipe.train, 0))
     progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
     if process == 0:
         torch.save(dataclasses.asdict(progress), folder / "progress.pt")
-    ranks.end()
+    distributed.end()
 
 
 class Place:
@@ -110,18 +116,16 @@ class Place:
         archives.close()
 
     def arguments(self, fold: int) -> list[str]:
-        return [
-            str(self.recipe), "--fold", str(fold), "--raw", str(self.raw),
-            "--samples", str(self.samples), "--work", str(self.work),
-            "--logs", str(self.folder / f"logs/{self.name}/fold{fold}"),
-            "--out", str(self.runs / f"fold{fold}"),
-        ]  # fmt: skip
+        return ["train", self.name, "--fold", str(fold), "--at", f"raw={self.raw}"]
 
     def start(self, fold: int = 0, **environment: str) -> BaseProcess:
         """Start the train stage in a process that has imported everything already."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipeline.train"])
-        process = context.Process(target=_main, args=(self.arguments(fold), self.said, environment))
+        context.set_forkserver_preload(["pipeline.train.stage"])
+        process = context.Process(
+            target=_main,
+            args=(self.folder, self.arguments(fold), self.said, environment),
+        )
         process.start()
         return process
 
@@ -154,12 +158,11 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(one[name], other[name]), name
 
 
-def _main(arguments: list[str], said: Path, environment: dict[str, str]) -> None:
+def _main(folder: Path, arguments: list[str], said: Path, environment: dict[str, str]) -> None:
     os.environ |= environment
+    os.chdir(folder)
     with said.open("a") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    sys.argv = ["train", *arguments]
-    from pipeline import train
-
-    train.main()
+    sys.argv = ["pipeline", *arguments]
+    main()

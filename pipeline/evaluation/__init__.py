@@ -1,1 +1,1 @@
-"""What out-of-fold predictions and a submission are measured by, and shown with."""
+"""What is known of out-of-fold predictions: counts, measures, and means by fold, view and group."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pipeline.samples import Entry, Sample
+from pipeline.data.samples import Entry, Sample
 
 _VIEW = re.compile(r"_(\d{2})")
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dice import interval, resample_groups
-from pipeline.evaluation import confusion
+from pipeline.metrics import confusion
+from pipeline.metrics.dice import interval, resample_groups
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
-    """Scores at full resolution, each the mean over images; see `pipeline.evaluation.confusion`.
+    """Scores at full resolution, each the mean over images; see `pipeline.metrics.confusion`.
 
     `dice` and `iou` are the means over all classes, background included; `classes` has those
     of each class, by name. Low and high are the ends of 95 % intervals from resampling groups.

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dice import HALF, dice_by_threshold
-from pipeline.errors import UserError
-from pipeline.evaluation import parts, runs
-from pipeline.evaluation.runs import Runs
-from pipeline.files import written_whole
-from pipeline.samples import Sample
+from pipeline.data.samples import Sample
+from pipeline.masks import parts, runs
+from pipeline.masks.runs import Runs
+from pipeline.metrics.dice import HALF, dice_by_threshold
+from pipeline.support.errors import UserError
+from pipeline.support.files import written_whole
 
 # Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
 UNCERTAIN = slice(13, 243)
@@ -47,7 +47,7 @@ def measure(
     """Measure one image.
 
     Args:
-        counts: (2, 256) pixels at each level, see `pipeline.dice.count_levels`.
+        counts: (2, 256) pixels at each level, see `pipeline.metrics.dice.count_levels`.
         prediction: the runs of the prediction at 0.5.
         truth, width: the runs of the true mask, and how wide both are in pixels.
     """

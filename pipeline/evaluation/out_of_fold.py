@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import samples
-from pipeline.dice import LEVELS
-from pipeline.errors import UserError
-from pipeline.files import written_whole
-from pipeline.samples import Sample
+from pipeline.data import samples
+from pipeline.data.samples import Sample
+from pipeline.metrics.dice import LEVELS
+from pipeline.support.errors import UserError
+from pipeline.support.files import written_whole
 
 
 def shape(row: Sample) -> tuple[int, int]:
     """Of one image's counts: by truth and level, or, of several classes, by truth and prediction.
 
-    See `pipeline.dice.count_levels` and `pipeline.evaluation.confusion.count`.
+    See `pipeline.metrics.dice.count_levels` and `pipeline.metrics.confusion.count`.
     """
     return (2, LEVELS) if row.classes == 1 else (row.classes, row.classes)
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from pipeline.dice import LEVELS
-from pipeline.errors import UserError
+from pipeline.metrics.dice import LEVELS
+from pipeline.support.errors import UserError
 
 
 def read(path: Path) -> float:
@@ -20,5 +20,5 @@ def read(path: Path) -> float:
 
 
 def nearest_level(threshold: float) -> int:
-    """Return the level k whose threshold k/256 is nearest, at most 255; see `pipeline.dice`."""
+    """Return the level k whose threshold k/256 is nearest, at most 255; see `pipeline.metrics.dice`."""
     return min(LEVELS - 1, round(LEVELS * threshold))

@@ -6,9 +6,9 @@ mateuszbuda/lgg-mri-segmentation holds its folder twice; of two files of one nam
 less deep in folders is used. There is no test set.
 """
 
-from pipeline.archives import Archives, base_name
-from pipeline.errors import UserError
-from pipeline.samples import Entry, Label
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.samples import Entry, Label
+from pipeline.support.errors import UserError
 
 ARCHIVE = "lgg-mri-segmentation.zip"
 LABELS = (Label("background", 0), Label("lesion", 255))

@@ -7,10 +7,10 @@ copies of the data and are ignored.
 
 from pathlib import Path
 
-from pipeline.archives import Archives, base_name
-from pipeline.errors import UserError
-from pipeline.samples import Entry
-from pipeline.submission import find_sample, read_rows
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.rows import find_sample, read_rows
+from pipeline.data.samples import Entry
+from pipeline.support.errors import UserError
 
 TRAIN = ("train.zip", "train_hq.zip")
 TEST = ("test.zip", "test_hq.zip")

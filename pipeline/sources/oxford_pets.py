@@ -7,9 +7,9 @@ devdgohil/the-oxfordiiit-pet-dataset. There is no test set here, and which pictu
 same animal is not known: each is its own group.
 """
 
-from pipeline.archives import Archives, base_name
-from pipeline.errors import UserError
-from pipeline.samples import Entry, Label
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.samples import Entry, Label
+from pipeline.support.errors import UserError
 
 ARCHIVE = "the-oxfordiiit-pet-dataset.zip"
 LABELS = (Label("background", 2), Label("pet", 1), Label("border", 3))

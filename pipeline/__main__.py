@@ -1,0 +1,223 @@
+"""The front door: `pipeline <verb> <recipe>`. Each verb is a module, or a folder, of its name.
+
+A verb's module is imported when it is run and not before: `--help` loads neither torch nor cv2.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.paths import LEDGER, PARAMS, Paths, recipe_file
+from pipeline.support.errors import command
+
+if TYPE_CHECKING:
+    from pipeline.recipe.schema import Recipe
+
+Run = Callable[[argparse.Namespace], None]
+
+_STAGES = "stages, in the order in which `dvc repro` runs them"
+
+
+def download(args: argparse.Namespace) -> None:
+    """Bring the archives: from $PIPELINE_DATA, from Kaggle, or drawn (the sample)."""
+    _verb("check").check_network(_recipe(args), recipe_file(args.recipe))  # before gigabytes move
+    _verb("download.stage").run(_recipe(args), _paths(args))
+
+
+def split(args: argparse.Namespace) -> None:
+    """List and measure every image, assign whole groups (cars, patients) to folds."""
+    _verb("split").run(_recipe(args), _paths(args))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one fold's network; a stopped training goes on."""
+    recipe = _recipe(args)
+    _verb("train.stage").run(recipe, _paths(args), _fold(args, recipe))
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Count the held-out pixels of one fold at every probability level."""
+    recipe = _recipe(args)
+    _verb("validate").run(recipe, _paths(args), _fold(args, recipe), args.masks)
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Choose the threshold on all out-of-fold predictions."""
+    recipe = _recipe(args)
+    _verb("tune").run(recipe, _paths(args), _folds(args, recipe))
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Predict the test images with every fold's network, write and check the submission."""
+    recipe = _recipe(args)
+    _verb("predict.stage").run(recipe, _paths(args), _folds(args, recipe))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page about all of it, and the list of submitted images that deserve a look."""
+    recipe = _recipe(args)
+    _verb("report.stage").run(recipe, _paths(args), _folds(args, recipe))
+
+
+def submit(args: argparse.Namespace) -> None:
+    """Check a recipe's submission, send it to Kaggle once, wait for the score."""
+    verb = _verb("submit")
+    if args.list:
+        verb.show_ledger(LEDGER)
+    elif args.recipe is None or not (args.message or args.check_only):
+        args.parser.error('found no recipe or no message; expected: <recipe> -m "message"')
+    else:
+        message = " ".join((args.message or "").split())
+        verb.run(_recipe(args), _paths(args), message, args.check_only, not args.no_wait)
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score a submission file against masks that you have: the competition's own Dice."""
+    size = (args.size[0], args.size[1]) if args.size else None
+    _verb("score").run(args.submission, args.masks, size, args.partial, args.out)
+
+
+def cutout(args: argparse.Namespace) -> None:
+    """Cut the object out of any photograph, with all trained folds of a recipe."""
+    _verb("cutout").run(_recipe(args), _paths(args), args.photos, args.out, args.threshold)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse now what a stage would refuse later: settings, network, folds, data, account."""
+    _verb("check").run(args.recipe, PARAMS)
+
+
+def status(args: argparse.Namespace) -> None:
+    """Show which recipes and folds are trained, scored and submitted."""
+    _verb("status").run(LEDGER)
+
+
+def _verb(name: str) -> Any:
+    return importlib.import_module(f"pipeline.{name}")
+
+
+def _recipe(args: argparse.Namespace) -> "Recipe":
+    loaded: Recipe = _verb("recipe.read").load(recipe_file(args.recipe))
+    return loaded
+
+
+def _paths(args: argparse.Namespace) -> Paths:
+    return Paths.of(args.recipe, dict(args.at))
+
+
+def _fold(args: argparse.Namespace, recipe: "Recipe") -> int:
+    _verb("recipe.read").check_fold(args.fold, recipe.split.folds, "--fold")
+    fold: int = args.fold
+    return fold
+
+
+def _folds(args: argparse.Namespace, recipe: "Recipe") -> tuple[int, ...]:
+    """Those asked for, or else those that `params.yaml` lists."""
+    read = _verb("recipe.read")
+    folds: tuple[int, ...]
+    if args.fold is None:
+        folds = read.load_folds(PARAMS, recipe.split.folds)
+        return folds
+    for fold in args.fold:
+        read.check_fold(fold, recipe.split.folds, "--fold")
+    return tuple(dict.fromkeys(args.fold))
+
+
+def _place(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not path:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=PATH")
+    return name, Path(path)
+
+
+def _recipe_name(text: str) -> str:
+    """A recipe's name; the path of its file does as well."""
+    path = Path(text)
+    if path.suffix == ".yaml" and path == recipe_file(path.stem):
+        return path.stem
+    if path.name != text or path.suffix == ".yaml":
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected the name of a recipe, as sample for {recipe_file('sample')}"
+        )
+    return text
+
+
+def _add(verbs: Any, run: Run, recipe: str = "required") -> argparse.ArgumentParser:
+    """Add a verb; with a recipe it takes `--at` too."""
+    said = (run.__doc__ or "").splitlines()[0]
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        run.__name__, help=said[0].lower() + said[1:].rstrip("."), description=said
+    )
+    parser.set_defaults(run=run, parser=parser)
+    if recipe != "none":
+        parser.add_argument(
+            "recipe",
+            type=_recipe_name,
+            nargs=None if recipe == "required" else "?",
+            help="name of a recipe: sample is recipes/sample.yaml",
+        )
+        parser.add_argument(
+            "--at",
+            type=_place,
+            action="append",
+            default=[],
+            metavar="NAME=PATH",
+            help="where one of the recipe's places lies, if not at its usual path: raw, samples, "
+            "runs, oof, evaluation, submission, work, logs; may be given several times",
+        )
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pipeline",
+        description="From a Kaggle segmentation competition's archives to a scored submission. "
+        "`dvc repro` runs the stages; each can be run by itself, too.",
+        epilog="Commands are run in the project's folder. Settings: recipes/<name>.yaml.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="<verb>", title="verbs")
+    _add(verbs, download)
+    _add(verbs, split)
+    for stage in (train, validate):
+        one = _add(verbs, stage)
+        one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
+    one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
+    for stage in (tune, predict, report):
+        _add(verbs, stage).add_argument(
+            "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"
+        )
+    one = _add(verbs, submit, "optional")
+    one.add_argument("-m", "--message", help="what to remember this submission by")
+    one.add_argument("--check-only", action="store_true", help="check, send nothing")
+    one.add_argument("--no-wait", action="store_true", help="do not wait for the score")
+    one.add_argument("--list", action="store_true", help="show the ledger, pending scores renewed")
+    one = _add(verbs, score, "none")
+    one.add_argument("submission", type=Path, help=".csv, .csv.gz or .zip: img,rle_mask")
+    one.add_argument("masks", type=Path, help="folder, .zip, .csv or .csv.gz of true masks")
+    one.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of a table's masks, pixels"
+    )
+    one.add_argument("--partial", action="store_true", help="ignore masks that have no row")
+    one.add_argument("--out", type=Path, metavar="FILE", help="also write each image's Dice (.csv)")
+    one = _add(verbs, cutout)
+    one.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="picture files")
+    one.add_argument("--out", type=Path, required=True, help="folder for the cutouts (.png)")
+    one.add_argument(
+        "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
+    )
+    _add(verbs, check)
+    _add(verbs, status, "none")
+    return parser
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb."""
+    args = _parser().parse_args(arguments)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Members of zip archives, read where they lie: nothing is ever unpacked.
+
+A reference names one file: `train.zip!train/car_01.jpg` is a member of an archive,
+`29bb3ece3180_11.jpg` a loose file beside the archives.
+"""
+
+import os
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from pipeline.support.errors import UserError
+
+SEPARATOR = "!"
+
+
+class DamagedMemberError(UserError):
+    """A member whose bytes are not those that were packed."""
+
+
+class Archives:
+    """Read access to one folder of archives.
+
+    Archives are opened at their first use and stay open: listing the 100,064 members of
+    Carvana's test set takes half a second. Every process opens its own, whether it got this
+    object pickled or by a fork, because a shared file offset would mix up their reads.
+    Threads may read at once: one opens an archive for all, and zipfile locks each read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, zipfile.ZipFile] = {}
+        self._process = os.getpid()
+        self._opening = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    def members(self, archive: str) -> list[str]:
+        """References of all files in one archive, in its order, macOS resource forks left out.
+
+        Raises:
+            UserError: the archive is missing or is no whole zip file.
+        """
+        return [
+            f"{archive}{SEPARATOR}{info.filename}"
+            for info in self._zip(archive).infolist()
+            if not info.is_dir() and not is_resource_fork(info.filename)
+        ]
+
+    def read(self, reference: str) -> bytes:
+        """The bytes of one file, its checksum verified if it is an archive's member.
+
+        Raises:
+            DamagedMemberError: the file's bytes are damaged.
+            UserError: the archive or the file is missing.
+        """
+        archive, separator, member = reference.partition(SEPARATOR)
+        if not separator:
+            return self._loose(reference)
+        try:
+            return self._zip(archive).read(member)
+        except KeyError:
+            raise UserError(
+                f"{self.folder / archive}: no member {member!r}; expected the archive that "
+                f"samples.csv was made from, so run the split stage again"
+            ) from None
+        except OSError as error:  # the disk's or the network's: the member may be whole
+            raise UserError(
+                f"{self.folder / archive}: not readable ({error}); put that right and run the "
+                f"command again"
+            ) from None
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DamagedMemberError(
+                f"{self.folder / archive}: member {member!r} is damaged ({error}); "
+                f"delete the archive and run the download stage again"
+            ) from None
+
+    def close(self) -> None:
+        """Close every open archive."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _loose(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / name}: {error.strerror}; run the download stage again"
+            ) from None
+
+    def _zip(self, archive: str) -> zipfile.ZipFile:
+        if self._process != os.getpid():
+            self.__init__(self.folder)  # type: ignore[misc]
+        with self._opening:
+            if archive not in self._open:
+                self._open[archive] = _open_zip(self.folder / archive)
+            return self._open[archive]
+
+
+def base_name(reference: str) -> str:
+    """The file name at the end of a reference: `car_01.jpg`."""
+    return reference.rpartition(SEPARATOR)[2].rpartition("/")[2]
+
+
+def is_resource_fork(member: str) -> bool:
+    """Whether a member is what macOS adds beside a file: `__MACOSX/…` or `._name`."""
+    return member.startswith("__MACOSX/") or member.rpartition("/")[2].startswith("._")
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        there = ", ".join(sorted(p.name for p in path.parent.glob("*") if p.is_file())) or "nothing"
+        raise UserError(
+            f"{path}: missing; the folder holds {there}; run the download stage, or add the "
+            f"file to the recipe's download.files"
+        ) from None
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{path}: {path.stat().st_size} bytes that are no whole zip file ({error}); "
+            f"delete it and run the download stage again"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: not readable ({error.strerror}); put that right, or delete it and run "
+            f"the download stage again"
+        ) from None

@@ -1,0 +1,223 @@
+"""The table of samples: one row an image, training and test, with its size and its fold."""
+
+import csv
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pipeline.support.errors import UserError
+from pipeline.support.files import written_whole
+
+NO_FOLD = -1
+
+
+class Label(NamedTuple):
+    """A class: what it is called, and the value its pixels have in mask files."""
+
+    name: str
+    value: int
+
+
+BINARY = (Label("background", 0), Label("foreground", 1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """What a source knows of an image before anything is opened.
+
+    `image` and `mask` are references as in `pipeline.data.archives`; `mask` is empty for a test
+    image. `group` names what must not straddle folds: a car, a patient. `labels` are the
+    classes in the order of their indices; the first is the background.
+    """
+
+    sample_id: str
+    split: Literal["train", "test"]
+    group: str
+    image: str
+    mask: str
+    labels: tuple[Label, ...] = dataclasses.field(default=BINARY, kw_only=True)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values of the mask file's pixels, by class index."""
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def classes(self) -> int:
+        """What a network has to tell apart: one foreground, or three classes and more."""
+        return 1 if len(self.labels) == 2 else len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample(Entry):
+    """An image with its measures.
+
+    `height` and `width` are in pixels, `foreground` is the share of the mask that is not
+    background (0..1, 0 for a test image), `fold` is the fold that holds it out (`NO_FOLD` for
+    a test image, and for a training image that no fold holds out).
+    """
+
+    fold: int
+    height: int
+    width: int
+    foreground: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+
+COLUMNS = (
+    "sample_id", "split", "group", "fold", "image", "mask", "height", "width", "foreground",
+    "labels",
+)  # fmt: skip
+
+
+def write(path: Path, samples: Sequence[Sample]) -> None:
+    """Write the table as CSV, in one step. `foreground` keeps six decimals.
+
+    Raises:
+        UserError: a group leaks, see `check_no_leak`.
+    """
+    check_no_leak(samples, path)
+    with written_whole(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for sample in samples:
+            row = {
+                **dataclasses.asdict(sample),
+                "foreground": f"{sample.foreground:.6f}",
+                "labels": " ".join(f"{label.name}={label.value}" for label in sample.labels),
+            }
+            writer.writerow(row[column] for column in COLUMNS)
+
+
+def read(path: Path) -> list[Sample]:
+    """Read the table.
+
+    Raises:
+        UserError: it is missing, has other columns, an unreadable row, or a group leaks.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise UserError(
+                    f"{path}: found columns {reader.fieldnames}, expected {list(COLUMNS)}; "
+                    f"run the split stage again"
+                )
+            rows = [_parse(row, f"{path}: line {reader.line_num}") for row in reader]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the split stage first") from None
+    check_no_leak(rows, path)
+    return rows
+
+
+def training(samples: Iterable[Sample], fold: int) -> list[Sample]:
+    """The rows a fold's model learns from: every training row it does not hold out."""
+    return [s for s in samples if s.split == "train" and s.fold != fold]
+
+
+def held_out(samples: Iterable[Sample], fold: int) -> list[Sample]:
+    """The rows a fold's model must never see in training."""
+    return [s for s in samples if s.split == "train" and s.fold == fold]
+
+
+def test(samples: Iterable[Sample]) -> list[Sample]:
+    """The rows to predict, in the submission's order."""
+    return [s for s in samples if s.split == "test"]
+
+
+def odd_sizes(samples: Iterable[Sample]) -> dict[str, str]:
+    """What is wrong with images that have another size than their neighbours, by sample_id.
+
+    Neighbours are the images of a group of three or more, of which three quarters have one
+    size: one camera took them, and a picture of another size is not of that series.
+    """
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    odd: dict[str, str] = {}
+    for group in groups.values():
+        (size, count), *others = Counter(sample.size for sample in group).most_common()
+        if others and len(group) >= 3 and 4 * count >= 3 * len(group):
+            odd |= {s.sample_id: _odd(s, size, count) for s in group if s.size != size}
+    return odd
+
+
+def _odd(sample: Sample, size: tuple[int, int], count: int) -> str:
+    return (
+        f"{sample.image}: found {sample.height}x{sample.width} pixels (height x width), expected "
+        f"{size[0]}x{size[1]} as {count} others of {sample.group} have; replace the file and run "
+        f"the split stage again"
+    )
+
+
+def check_no_leak(samples: Iterable[Sample], where: Path) -> None:
+    """Refuse a table in which a group is held out by two folds, or trained on and predicted.
+
+    Raises:
+        UserError: names the group and the first row that strays.
+    """
+    places: dict[str, str] = {}
+    for sample in samples:
+        place = places.setdefault(sample.group, _place(sample))
+        if place != _place(sample):
+            raise UserError(
+                f"{where}: group {sample.group} is in {place} and in {_place(sample)} "
+                f"({sample.sample_id}), expected one place; correct how the source groups images"
+            )
+
+
+def check_classes(samples: Iterable[Sample], classes: int, where: Path) -> None:
+    """Refuse rows whose masks have other classes than a network is to tell apart.
+
+    Raises:
+        UserError: names the classes and the first row that has them.
+    """
+    for sample in samples:
+        if sample.classes != classes:
+            names = ", ".join(label.name for label in sample.labels)
+            raise UserError(
+                f"train.classes: found {classes}, but {where} has masks of {names} "
+                f"({sample.sample_id}), expected {sample.classes}"
+            )
+
+
+def _place(sample: Sample) -> str:
+    if sample.split == "test":
+        return "the test set"
+    return "no fold" if sample.fold == NO_FOLD else f"fold {sample.fold}"
+
+
+@functools.cache
+def _labels(text: str) -> tuple[Label, ...]:
+    """The labels of one row; the same object for all rows that have the same ones."""
+    parts = [word.partition("=") for word in text.split()]
+    if len(parts) < 2:
+        raise ValueError(f"found labels {text!r}, expected two or more of name=value")
+    return tuple(Label(name, int(value)) for name, _, value in parts)
+
+
+def _parse(row: dict[str, str], where: str) -> Sample:
+    try:
+        if row["split"] not in ("train", "test"):
+            raise ValueError(f"found split {row['split']!r}, expected train or test")
+        return Sample(
+            sample_id=row["sample_id"],
+            split="train" if row["split"] == "train" else "test",
+            group=row["group"],
+            image=row["image"],
+            mask=row["mask"],
+            fold=int(row["fold"]),
+            height=int(row["height"]),
+            width=int(row["width"]),
+            foreground=float(row["foreground"]),
+            labels=_labels(row["labels"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}; run the split stage again") from None

@@ -1,0 +1,1 @@
+"""The site: an account, guarded transfers, and a submission sent once."""

@@ -1,0 +1,1 @@
+"""Scores of masks: the competition's Dice at every threshold, and those of several classes."""

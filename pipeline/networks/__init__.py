@@ -1,0 +1,1 @@
+"""Networks, their files, and probabilities for a stream of images."""

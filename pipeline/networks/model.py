@@ -1,0 +1,249 @@
+"""The network, and checkpoints that describe themselves."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks import unet
+from pipeline.recipe.schema import Train
+from pipeline.support import tensor_file
+from pipeline.support.errors import UserError
+
+FirstWeights = Literal["imagenet", "he", "none"]
+
+FORMAT = 2  # of the checkpoint file; raised when an older file can no longer be read
+
+_OURS: dict[str, Callable[..., nn.Module]] = {
+    "plain-unet": unet.UNet,
+    "unet1024": unet.UNet1024,
+    "cnn": unet.Cnn,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """All that is needed to rebuild a network and to feed it.
+
+    `network` holds the architecture and its arguments, as in a recipe's `train.model`.
+    `size` is (height, width) of the input in pixels, `resize` how images get there,
+    `mean` and `std` are per RGB channel of an image scaled to 0..1, `fold` is the fold the
+    network has never seen. One class means foreground against the rest.
+    """
+
+    network: dict[str, Any]
+    size: tuple[int, int]
+    resize: Literal["linear", "area"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: int
+    fold: int
+
+
+def describe(settings: Train, fold: int) -> Description:
+    """The network that a recipe's section `train` asks for."""
+    return Description(
+        network=settings.model.model_dump(exclude={"weights"}),
+        size=settings.size,
+        resize=settings.resize,
+        mean=settings.normalization.mean,
+        std=settings.normalization.std,
+        classes=settings.classes,
+        fold=fold,
+    )
+
+
+class Segmenter(nn.Module):
+    """A network that takes pictures as they are decoded.
+
+    Normalization is part of it, so no caller can forget it or do it twice, and pictures
+    travel to the device as bytes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, description: Description) -> None:
+        super().__init__()
+        self.network = network
+        self.description = description
+        # Scaled to bytes, so that one subtraction and one division do it all.
+        self.register_buffer("mean", _per_channel(description.mean), persistent=False)
+        self.register_buffer("std", _per_channel(description.std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images (B, H, W, 3), uint8 RGB: (B, H, W) of one class, else (B, C, H, W).
+
+        The permuted view is channels-last in memory, the layout convolutions are fastest in.
+        """
+        normalized = (images.permute(0, 3, 1, 2) - self.mean) / self.std  # B, 3, H, W
+        logits: Tensor = self.network(normalized)  # B, C, H, W
+        return logits.squeeze(1) if self.description.classes == 1 else logits
+
+
+def build(description: Description, weights: FirstWeights) -> Segmenter:
+    """Make the network described, with new weights.
+
+    Args:
+        weights: `imagenet` for the encoder of a library's network, `he` for one of ours,
+            `none` for the library's or torch's own random ones.
+
+    Raises:
+        UserError: the encoder is unknown, its ImageNet weights cannot be fetched, or the
+            network cannot take pictures of this size.
+    """
+    arguments = {**description.network, "classes": description.classes}
+    architecture = arguments.pop("architecture")
+    network: nn.Module
+    if architecture in _OURS:
+        network = _OURS[architecture](**arguments)
+        if weights == "he":
+            unet.initialize_he(network)
+    else:
+        network = _of_library(architecture, weights=weights, **arguments)
+    _check_size(network, architecture, description.size)
+    return Segmenter(network.to(memory_format=torch.channels_last), description)
+
+
+def _of_library(architecture: str, encoder: str, weights: str, **arguments: Any) -> nn.Module:
+    """A network of segmentation-models-pytorch."""
+    try:
+        network: nn.Module = smp.create_model(
+            architecture,
+            encoder_name=encoder,
+            encoder_weights=_encoder_weights(encoder, weights),
+            **arguments,
+        )
+    except (KeyError, RuntimeError, ValueError) as error:
+        if (refusal := _refusal(architecture, encoder, str(error))) is None:
+            raise
+        raise UserError(refusal) from None
+    except OSError as error:  # what huggingface_hub and urllib raise without a network
+        raise UserError(
+            f"train.model.weights: found 'imagenet', but the weights of encoder "
+            f"{encoder!r} could not be fetched ({_first_line(error)}); connect to "
+            f"the network once (they are kept in ~/.cache afterwards), or set it to none"
+        ) from None
+    return network
+
+
+def _check_size(network: nn.Module, architecture: str, size: tuple[int, int]) -> None:
+    """Raise `UserError` unless height and width are such as the network takes."""
+    smallest, step = _sides(network)
+    for side in size:
+        if side >= smallest and (side - smallest) % step == 0:
+            continue
+        below = smallest + max(side - smallest, 0) // step * step
+        near = f"{below}" if side < smallest else f"{below} or {below + step}"
+        raise UserError(
+            f"train.size: found {list(size)}, but {architecture} takes sides of {smallest} and "
+            f"any multiple of {step} more, expected {near} instead of {side}"
+        )
+
+
+def _sides(network: nn.Module) -> tuple[int, int]:
+    """The smallest side a network takes, and the step from each that fits to the next."""
+    if isinstance(network, unet.UNet | unet.UNet1024 | unet.Cnn):
+        return network.smallest, network.step
+    assert isinstance(network, smp.base.SegmentationModel), type(network)
+    stride: int = network.encoder.output_stride
+    return stride, stride
+
+
+def save(path: Path, model: Segmenter, weights: dict[str, Tensor]) -> None:
+    """Write `weights` (a state of `model`) with the model's description, in one step."""
+    content = {
+        "format": FORMAT,
+        "description": dataclasses.asdict(model.description),
+        "weights": weights,
+    }
+    tensor_file.save(path, content)
+
+
+def load(path: Path) -> Segmenter:
+    """Rebuild a saved network on the CPU, ready for inference.
+
+    Raises:
+        UserError: the file is missing, no checkpoint of this project, or of another format.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = content["format"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the train stage of this fold first") from None
+    except Exception as error:  # torch.load raises whatever pickle and zip reading raise
+        raise UserError(
+            f"{path}: not a checkpoint of this project ({type(error).__name__}); "
+            f"delete it and run the train stage again"
+        ) from error
+    if found != FORMAT:
+        raise UserError(f"{path}: found format {found}, expected {FORMAT}; train it again")
+    model = build(Description(**content["description"]), weights="none")
+    model.load_state_dict(content["weights"])
+    return model.eval()
+
+
+def load_folds(runs: Path, folds: Sequence[int]) -> list[Segmenter]:
+    """Load `fold<k>/model.pt` of each fold; all must take the same input.
+
+    Raises:
+        UserError: as `load`, or two of them take different sizes.
+    """
+    models = [load(runs / f"fold{fold}" / "model.pt") for fold in folds]
+    first = models[0].description
+    for fold, network in zip(folds, models, strict=True):
+        found = network.description
+        if (found.size, found.resize) != (first.size, first.resize):
+            raise UserError(
+                f"{runs}/fold{fold}/model.pt: takes {found.size} ({found.resize}), fold "
+                f"{folds[0]} takes {first.size} ({first.resize}), expected the same; train "
+                f"the folds again"
+            )
+    return models
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _per_channel(values: tuple[float, float, float]) -> Tensor:
+    return 255 * torch.tensor(values).reshape(1, 3, 1, 1)
+
+
+def _encoder_weights(encoder: str, weights: str) -> str | bool | None:
+    if weights == "none":
+        return None
+    return True if encoder.startswith("tu-") else weights  # timm names its weights itself
+
+
+def _refusal(architecture: str, encoder: str, error: str) -> str | None:
+    """The library's and timm's errors about a user's choice, in words; None for any other."""
+    if "Unknown model" in error or "Wrong encoder" in error:
+        return _unknown_encoder(encoder)
+    if "Wrong pretrained weights" in error:
+        return (
+            f"train.model.weights: found 'imagenet', which encoder {encoder!r} has none of; set it "
+            f"to none, or take another encoder"
+        )
+    if "support" in error:
+        return (
+            f"train.model.encoder: found {encoder!r}, which {architecture} cannot use "
+            f"({error.strip()}); take another encoder or architecture"
+        )
+    return None
+
+
+def _unknown_encoder(name: str) -> str:
+    near = difflib.get_close_matches(name, smp.encoders.get_encoder_names(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see the library's list of encoders"
+    return f"train.model.encoder: found {name!r}, which segmentation-models-pytorch lacks; {hint}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

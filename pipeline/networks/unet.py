@@ -1,0 +1,209 @@
+"""Plain networks for segmentation, from first weights: U-Nets, UNet1024 and a flat CNN.
+
+All take normalized pictures (B, 3, H, W) and return logits (B, classes, H, W) of the same
+height and width. Which heights and widths fit, each network says itself: `smallest`,
+`smallest + step`, `smallest + 2 step`, ...
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class UNet(nn.Module):
+    """The U-Net of Ronneberger, Fischer and Brox (2015), with the choices people make in it.
+
+    Level k has `width * 2**k` channels; level `depth` is the bottleneck.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        convolutions: int,
+        batch_norm: bool,
+        dropout: float,
+        dropout_at: Literal["before-bottleneck", "last-two-levels"],
+        padding: Literal["same", "valid"],
+        up_kernel: Literal[2, 3],
+        classes: int,
+    ) -> None:
+        """Make a network.
+
+        Args:
+            width: channels of the top level.
+            depth: how often the picture is halved.
+            convolutions: 3x3 convolutions in each level, on each side.
+            batch_norm: after each 3x3 convolution, which then has no bias.
+            dropout: rate, 0 for none.
+            dropout_at: before the bottleneck's convolutions, or after those of the last
+                level before it and after its own.
+            padding: `same` pads each convolution with zeros. `valid` pads none, as in the
+                paper: the picture is mirrored at its edges beforehand by as much as is lost
+                on the way (92 pixels a side in the paper's network, 388 to 572), and skips
+                are cropped to the centre.
+            up_kernel: side of the transposed convolutions' kernels; their stride is 2.
+            classes: channels of the result.
+        """
+        super().__init__()
+        widths = [width * 2**level for level in range(depth + 1)]
+        pad = 1 if padding == "same" else 0
+
+        def level(inputs: int, outputs: int) -> nn.Sequential:
+            channels = [inputs, *[outputs] * convolutions]
+            return nn.Sequential(*(_convolution(*c, batch_norm, pad) for c in pairwise(channels)))
+
+        self.down = nn.ModuleList(level(*c) for c in pairwise([3, *widths[:-1]]))
+        self.bottleneck = level(*widths[-2:])
+        if dropout and dropout_at == "before-bottleneck":
+            self.bottleneck.insert(0, nn.Dropout(dropout))
+        elif dropout:
+            for block in (self.down[-1], self.bottleneck):
+                block.append(nn.Dropout(dropout))  # type: ignore[operator]
+        rising = widths[::-1]
+        self.up = nn.ModuleList(_doubling(*c, up_kernel) for c in pairwise(rising))
+        self.merge = nn.ModuleList(level(*c) for c in pairwise(rising))
+        self.classify = nn.Conv2d(width, classes, 1)
+
+        lost = 0 if padding == "same" else 2 * convolutions  # pixels of a side, in each level
+        self.step = 2**depth
+        self.margin = lost // 2 * (3 * self.step - 2)  # lost at each edge, all in all
+        # The bottleneck's s pixels come out as s * step - lost * (step - 1), and mirroring the
+        # margin needs more pixels than it is wide.
+        lowest = -lost * (self.step - 1)
+        self.smallest = lowest + (self.margin - lowest) // self.step * self.step + self.step
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of pictures (B, 3, H, W)."""
+        x = pictures
+        if self.margin:
+            x = functional.pad(x, [self.margin] * 4, mode="reflect")  # B, 3, H + 2 m, W + 2 m
+        skips = []
+        for level in self.down:
+            x = level(x)  # B, width * 2^k, H / 2^k, W / 2^k (less what convolutions lose)
+            skips.append(x)
+            x = functional.max_pool2d(x, 2)
+        x = self.bottleneck(x)  # B, width * 2^depth, H / 2^depth, W / 2^depth
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = up(x)  # B, width * 2^k, H / 2^k, W / 2^k
+            skip = _centre(skips.pop(), x)
+            x = merge(torch.cat([skip, x], dim=1))  # twice the channels in, then as before
+        logits: Tensor = self.classify(x)  # B, classes, H, W
+        return logits
+
+
+class UNet1024(nn.Module):
+    """The narrow-topped U-Net of six levels with which CherKeng scored 0.9967 at 1024x1024.
+
+    Two 3x3 convolutions a level on the way down, one at the bottom, three on the way up,
+    all with BatchNorm and without bias; bilinear upsampling to the size of the skip, so any
+    size fits whose sixth half is a pixel or more. Source: EKami/carvana-challenge,
+    `src/nn/unet.py`, which credits CherKeng.
+    """
+
+    WIDTHS = (24, 64, 128, 256, 512, 768)
+    step = 1
+    smallest = 2 ** len(WIDTHS)
+
+    def __init__(self, *, classes: int) -> None:
+        super().__init__()
+        widths, top = self.WIDTHS, self.WIDTHS[0]
+        self.down = nn.ModuleList(
+            nn.Sequential(_normalized(inputs, outputs), _normalized(outputs, outputs))
+            for inputs, outputs in pairwise([3, *widths])
+        )
+        self.centre = _normalized(widths[-1], widths[-1])
+        self.up = nn.ModuleList(
+            nn.Sequential(
+                _normalized(2 * inputs, outputs),
+                _normalized(outputs, outputs),
+                _normalized(outputs, outputs),
+            )
+            for inputs, outputs in pairwise([*widths[::-1], top])
+        )
+        self.classify = nn.Conv2d(top, classes, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of pictures (B, 3, H, W)."""
+        x = pictures
+        skips = []
+        for level in self.down:
+            x = level(x)  # B, WIDTHS[k], H / 2^k, W / 2^k
+            skips.append(x)
+            x = functional.max_pool2d(x, 2)
+        x = self.centre(x)  # B, 768, H / 64, W / 64
+        for level in self.up:
+            skip = skips.pop()
+            x = functional.interpolate(x, skip.shape[2:], mode="bilinear")  # the skip's H and W
+            x = level(torch.cat([x, skip], dim=1))  # B, WIDTHS[k - 1], H / 2^k, W / 2^k
+        logits: Tensor = self.classify(x)  # B, classes, H, W
+        return logits
+
+
+class Cnn(nn.Module):
+    """3x3 convolutions with ReLU at full size, then a 1x1: the baseline without pooling.
+
+    What decides on a pixel is a window of `2 * len(widths) + 1` pixels around it, no more.
+    """
+
+    step = 1
+    smallest = 1
+
+    def __init__(self, *, widths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(_convolution(*c, batch_norm=False, padding=1) for c in pairwise([3, *widths])),
+            nn.Conv2d(widths[-1], classes, 1),
+        )
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of pictures (B, 3, H, W)."""
+        logits: Tensor = self.layers(pictures)
+        return logits
+
+
+def initialize_he(network: nn.Module) -> None:
+    """Draw weights as Keras networks with `he_normal` do: biases start at zero.
+
+    Convolutions that a ReLU follows are drawn after He et al. (2015), transposed ones and the
+    last 1x1, which none follows, after Glorot and Bengio (2010).
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            continue
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        else:
+            nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _convolution(inputs: int, outputs: int, batch_norm: bool, padding: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=padding, bias=not batch_norm)]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+def _normalized(inputs: int, outputs: int) -> nn.Sequential:
+    return _convolution(inputs, outputs, batch_norm=True, padding=1)
+
+
+def _doubling(inputs: int, outputs: int, kernel: Literal[2, 3]) -> nn.ConvTranspose2d:
+    """A transposed convolution that exactly doubles height and width."""
+    extra = kernel - 2
+    return nn.ConvTranspose2d(
+        inputs, outputs, kernel, stride=2, padding=extra, output_padding=extra
+    )
+
+
+def _centre(x: Tensor, like: Tensor) -> Tensor:
+    """The middle of x (B, C, H, W), as high and wide as `like`."""
+    top, left = (x.shape[2] - like.shape[2]) // 2, (x.shape[3] - like.shape[3]) // 2
+    return x[:, :, top : top + like.shape[2], left : left + like.shape[3]]

@@ -1,0 +1,118 @@
+"""Where everything lies: every path follows from the recipe's name and the fold.
+
+All paths are relative to the project's folder, in which every command is run.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pipeline.support.errors import UserError
+
+PARAMS = Path("params.yaml")
+RECIPES = Path("recipes")
+LEDGER = Path("submissions/ledger.csv")
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe."""
+    return RECIPES / f"{name}.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """The places of one recipe; each can be moved where a machine has only parts of the tree."""
+
+    recipe: str
+    raw: Path  # the archives
+    samples: Path  # the table of samples (.csv)
+    runs: Path  # a folder a fold: network, metrics, history
+    oof: Path  # out-of-fold counts, measures and pictures, some files a fold
+    evaluation: Path  # the threshold, scores, tables, the report
+    submission: Path  # the submission, and a table of its images
+    work: Path  # checkpoints and other scratch, removed on success
+    logs: Path  # TensorBoard's, a folder a fold
+
+    @classmethod
+    def of(cls, recipe: str, moved: Mapping[str, Path] | None = None) -> Self:
+        """The places of `recipe`, but for those `moved` elsewhere, by name.
+
+        Raises:
+            UserError: there is no place of such a name.
+        """
+        places = {
+            "raw": Path("data", recipe, "raw"),
+            "samples": Path("data", recipe, "samples.csv"),
+            "runs": Path("runs", recipe),
+            "oof": Path("oof", recipe),
+            "evaluation": Path("eval", recipe),
+            "submission": Path("submissions", recipe),
+            "work": Path("work", recipe),
+            "logs": Path("logs", recipe),
+        }
+        if unknown := sorted((moved or {}).keys() - places):
+            raise UserError(f"--at: found {unknown[0]!r}, expected one of {', '.join(places)}")
+        return cls(recipe, **{**places, **(moved or {})})
+
+    def run(self, fold: int) -> Path:
+        """The folder of a fold's training."""
+        return self.runs / f"fold{fold}"
+
+    def model(self, fold: int) -> Path:
+        """A fold's network."""
+        return self.run(fold) / "model.pt"
+
+    def history(self, fold: int) -> Path:
+        """What each epoch of a fold's training measured."""
+        return self.run(fold) / "history.csv"
+
+    def run_metrics(self, fold: int) -> Path:
+        """The figures of a fold's training."""
+        return self.run(fold) / "metrics.json"
+
+    def counts(self, fold: int) -> Path:
+        """A fold's held-out pixels, counted at every level."""
+        return self.oof / f"fold{fold}.npz"
+
+    def measures(self, fold: int) -> Path:
+        """What is noted of each held-out image of a fold."""
+        return self.oof / f"fold{fold}-images.csv"
+
+    def overlays(self, fold: int) -> Path:
+        """The folder of pictures of a fold's held-out images."""
+        return self.oof / f"fold{fold}-overlays"
+
+    def gallery(self, fold: int) -> Path:
+        """The same pictures in layers, for the report."""
+        return self.oof / f"fold{fold}-gallery.zip"
+
+    @property
+    def metrics(self) -> Path:
+        """The threshold, and what out-of-fold predictions say of the score."""
+        return self.evaluation / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about all of it."""
+        return self.evaluation / "report.html"
+
+    @property
+    def sanity(self) -> Path:
+        """The submitted images that deserve a look."""
+        return self.evaluation / "sanity.csv"
+
+    @property
+    def prediction(self) -> Path:
+        """The figures of the prediction."""
+        return self.evaluation / "prediction.json"
+
+    @property
+    def submission_file(self) -> Path:
+        """What Kaggle takes."""
+        return self.submission / "submit.csv.gz"
+
+    @property
+    def submission_images(self) -> Path:
+        """One row a submitted image: its area, and what was wrong with it."""
+        return self.submission / "images.csv"

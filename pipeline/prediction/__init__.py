@@ -1,1 +1,0 @@
-"""From test images to rows of a submission: parts of stage `predict`."""

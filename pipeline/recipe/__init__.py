@@ -1,0 +1,1 @@
+"""What to run and with which settings: `params.yaml` and `recipes/<name>.yaml`, read strictly."""

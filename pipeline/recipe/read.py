@@ -1,0 +1,132 @@
+"""What to run, and with which settings: `params.yaml` and `recipes/<name>.yaml`, validated."""
+
+import difflib
+import reprlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.recipe import yaml_reader
+from pipeline.recipe.schema import Recipe, Run, Section
+from pipeline.support.errors import UserError
+
+_SOURCES = Path(__file__).parents[1] / "sources"
+_SHORT = "the list is too short"
+_MISSING = "every key stands in the file, see the other recipes"
+_EXPECTED = {  # instead of pydantic's words, which speak of Python
+    "tuple_type": "expected a list",
+    "model_type": "expected a section with its keys",
+    "model_attributes_type": "expected a section with its keys",
+}
+
+S = TypeVar("S", bound=Section)
+
+
+def load(path: Path) -> Recipe:
+    """Read and validate one recipe.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or has a wrong key or value; the message
+            names every one of them with what was found and what is allowed.
+    """
+    recipe = _validated(Recipe, path)
+    _check_source(recipe.split.source, path)
+    _check_start(recipe.train.weights.init_from, path)
+    return recipe
+
+
+def load_recipes(path: Path) -> tuple[str, ...]:
+    """The recipes listed in `params.yaml`."""
+    return _validated(Run, path).recipes
+
+
+def load_folds(path: Path, available: int) -> tuple[int, ...]:
+    """The folds listed in `params.yaml`, each one of the recipe's 0 to `available` - 1."""
+    folds = _validated(Run, path).folds
+    for fold in folds:
+        check_fold(fold, available, f"{path}: folds")
+    if len(set(folds)) != len(folds):
+        raise UserError(f"{path}: folds: found {list(folds)}, expected each fold once")
+    return folds
+
+
+def check_fold(fold: int, available: int, where: str) -> None:
+    """Raise `UserError` unless the recipe, cut into `available` folds, has this one."""
+    if not 0 <= fold < available:
+        raise UserError(
+            f"{where}: found fold {fold}, expected 0 to {available - 1} "
+            f"(the recipe's split.folds is {available}); correct folds in params.yaml"
+        )
+
+
+def _check_source(name: str, recipe: Path) -> None:
+    """Raise `UserError` unless there is such a source; none is imported."""
+    there = {path.stem for path in _SOURCES.glob("*.py") if "read_entries" in path.read_text()}
+    if name not in there:
+        raise UserError(
+            f"{recipe}: split.source: found {name!r}, but there is no pipeline/sources/{name}.py "
+            f"with read_entries; there are: {', '.join(sorted(there))}"
+        )
+
+
+def _check_start(other: str, recipe: Path) -> None:
+    """Raise `UserError` unless the recipe to start from is another one that is there."""
+    if other == recipe.stem:
+        raise UserError(
+            f"{recipe}: train.weights.init_from: found {other!r}, which is this recipe; "
+            f"expected another one, or none"
+        )
+    others = {path.stem for path in recipe.parent.glob("*.yaml")} - {recipe.stem}
+    if other not in others | {"none"}:
+        raise UserError(
+            f"{recipe}: train.weights.init_from: found {other!r}, but there is no "
+            f"{recipe.with_stem(other)}; expected one of {[*sorted(others), 'none']}"
+        )
+
+
+def _validated(schema: type[S], path: Path) -> S:
+    try:
+        return schema.model_validate(yaml_reader.read(path))
+    except ValidationError as error:
+        allowed: dict[str, list[str]] = {}  # by key and what was found: of a choice, several
+        names = _names(schema)
+        for detail in error.errors():
+            wrong, right = _explained(detail, names)
+            if right not in allowed.setdefault(wrong, []):
+                allowed[wrong].append(right)
+        found = (f"{wrong}; {', or '.join(right)}" for wrong, right in allowed.items())
+        raise UserError(f"{path}: " + "; ".join(found)) from None
+
+
+def _explained(error: Any, names: set[str]) -> tuple[str, str]:
+    """One wrong key in a user's words: which, with what stands there, and what may."""
+    # A union adds the names of its members to the location: not part of the key.
+    parts = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
+    if error["type"] in ("extra_forbidden", "invalid_key"):
+        *place, key = error["loc"]
+        shown = key if str(key).isprintable() else repr(key)
+        where = ".".join([*(str(part) for part in place if part in names), str(shown)])
+        if key in names:
+            return f"{where}: a key of another section or choice", "remove it"
+        near = difflib.get_close_matches(str(key), sorted(names), n=1)
+        return f"{where}: unknown key", f"did you mean {near[0]!r}?" if near else "remove it"
+    where = ".".join(parts) or "the file"
+    if error["type"] == "missing":
+        return f"{where}: missing", _SHORT if isinstance(error["loc"][-1], int) else _MISSING
+    if error["type"] == "union_tag_invalid":
+        key, found = error["ctx"]["discriminator"].strip("'"), reprlib.repr(error["ctx"]["tag"])
+        return f"{where}.{key}: found {found}", f"expected one of {error['ctx']['expected_tags']}"
+    if error["type"] == "union_tag_not_found":
+        key = error["ctx"]["discriminator"].strip("'")
+        return f"{where}.{key}: missing", _MISSING
+    allowed = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
+    given = list(error["input"]) if isinstance(error["input"], tuple) else error["input"]
+    return f"{where}: found {reprlib.repr(given)}", allowed.replace("Tuple", "List")
+
+
+def _names(schema: type[BaseModel]) -> set[str]:
+    """Every key that occurs anywhere in the schema."""
+    definitions = schema.model_json_schema(by_alias=True)
+    sections = [definitions, *definitions.get("$defs", {}).values()]
+    return {name for section in sections for name in section.get("properties", {})}

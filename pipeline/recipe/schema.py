@@ -1,0 +1,484 @@
+"""The schema of `params.yaml` and `recipes/<name>.yaml`.
+
+A recipe has one section per stage, each tracked by DVC, plus `runtime`, which describes the
+machine and is not. There is no default anywhere: a value that can change a result stands in the
+YAML, where DVC sees it.
+"""
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+T = TypeVar("T")
+
+
+def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may stand in the list once")
+    return values
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends at 3.4e38
+NotNegative = Annotated[float, Field(ge=0, le=1e30)]
+Count = Annotated[int, Field(ge=1, le=10**9)]  # what libraries written in C can count to
+Number = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+EachOnce = AfterValidator(_each_once)
+
+
+class Section(BaseModel):
+    """Frozen, and strict: an unknown key is an error, and so are `"8"` and `true` for numbers.
+
+    A whole number may stand for a real one, but not 8.0 for 8; infinity and NaN are refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, content: Any) -> Any:
+        """What YAML's lists become; strict, pydantic takes nothing but a tuple for a tuple."""
+        if not isinstance(content, dict):
+            return content
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+
+
+# --- Where the data come from and how they fall into folds: sections `download` and `split`.
+
+FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")]
+
+
+Cars = Annotated[int, Field(ge=1, le=100_000)]  # the competition has 6,572
+
+
+class Synthetic(Section):
+    """Draw the built-in sample; see `sample.archives`."""
+
+    kind: Literal["synthetic"]
+    train_cars: Cars
+    test_cars: Cars
+    seed: Seed
+
+
+class Competition(Section):
+    """Files of a Kaggle competition, by name; the optional ones only where they are offered."""
+
+    kind: Literal["competition"]
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    files: Annotated[tuple[FileName, ...], Field(min_length=1), EachOnce]
+    optional_files: Annotated[tuple[FileName, ...], EachOnce]
+
+    @model_validator(mode="after")
+    def _needs_or_not(self) -> Self:
+        if both := set(self.files).intersection(self.optional_files):
+            raise ValueError(f"{min(both)} stands in files and in optional_files")
+        return self
+
+
+class Dataset(Section):
+    """A whole Kaggle data set: one archive."""
+
+    kind: Literal["dataset"]
+    slug: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")]
+
+
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # pipeline/sources/<name>.py
+Fraction = Annotated[float, Field(gt=0, le=1)]  # of the training data to use at all, seeded
+SeveralFolds = Annotated[int, Field(ge=2, le=10**9)]
+OneFold = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take true and 1.0 too
+
+
+class ByGroup(Section):
+    """Whole groups (cars, patients) fall into folds that are alike: the honest way."""
+
+    source: SourceName
+    by: Literal["group"]
+    folds: SeveralFolds
+    fraction: Fraction  # of the groups
+    seed: Seed
+
+
+class ByGroupOnce(Section):
+    """One share of the groups, drawn once, is held out; fold 0 is the only fold."""
+
+    source: SourceName
+    by: Literal["group-once"]
+    folds: OneFold
+    held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the groups
+    fraction: Fraction  # of the groups
+    seed: Seed
+
+
+class ByImage(Section):
+    """Images fall into folds whatever their group, as many authors do it.
+
+    Where a group has several images, most of them resemble one that was trained on: scores
+    are flattered, and the split stage says so.
+    """
+
+    source: SourceName
+    by: Literal["image"]
+    folds: SeveralFolds
+    fraction: Fraction  # of the images
+    seed: Seed
+
+
+class FirstImages(Section):
+    """The first `training` images, in the source's order, are trained on, the next held out.
+
+    Images after those are not used. Groups can straddle, as in `ByImage`.
+    """
+
+    source: SourceName
+    by: Literal["first-images"]
+    folds: OneFold
+    training: Count
+    held_out: Count
+
+
+Split = Annotated[ByGroup | ByGroupOnce | ByImage | FirstImages, Field(discriminator="by")]
+
+
+# --- Which network: section `train.model`, a union told apart by `architecture`.
+
+Encoder = Annotated[str, Field(pattern=r"^\S+$")]
+# Between two layers of 65,536 channels, a 3x3 convolution has 39 billion weights.
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+FirstWeights = Literal["none", "he"]  # torch's own, or He et al. (2015) as Keras draws them
+
+
+class Library(Section):
+    """A network of segmentation-models-pytorch whose decoder has a width a level."""
+
+    architecture: Literal["Unet", "UnetPlusPlus", "MAnet"]
+    encoder: Encoder
+    weights: Literal["imagenet", "none"]
+    decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=5, max_length=5)]
+
+
+class LibraryAsPublished(Section):
+    """A network of segmentation-models-pytorch whose decoder is the library's."""
+
+    architecture: Literal[
+        "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer"
+    ]
+    encoder: Encoder
+    weights: Literal["imagenet", "none"]
+
+
+class PlainUnet(Section):
+    """The textbook U-Net and its variants; see `pipeline.networks.unet.UNet` for each key."""
+
+    architecture: Literal["plain-unet"]
+    weights: FirstWeights
+    width: Channels  # channels of the top level; each level below has twice as many
+    depth: Annotated[int, Field(ge=1, le=8)]  # how often the picture is halved
+    convolutions: Annotated[int, Field(ge=1, le=100)]  # 3x3, in each level, on each side
+    batch_norm: bool
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout_at: Literal["before-bottleneck", "last-two-levels"]
+    padding: Literal["same", "valid"]
+    up_kernel: Annotated[int, Field(ge=2, le=3)]  # side of the transposed convolutions' kernels
+
+
+class Unet1024(Section):
+    """CherKeng's U-Net for 1024x1024; see `pipeline.networks.unet.UNet1024`."""
+
+    architecture: Literal["unet1024"]
+    weights: FirstWeights
+
+
+class Cnn(Section):
+    """3x3 convolutions without pooling; see `pipeline.networks.unet.Cnn`."""
+
+    architecture: Literal["cnn"]
+    weights: FirstWeights
+    widths: Annotated[tuple[Channels, ...], Field(min_length=1)]
+
+
+Model = Annotated[
+    Library | LibraryAsPublished | PlainUnet | Unet1024 | Cnn,
+    Field(discriminator="architecture"),
+]
+
+
+# --- How weights are learned, judged and kept: parts of section `train`.
+
+WarmUp = Annotated[float, Field(gt=0, lt=1)]  # share of all steps
+
+
+class Adam(Section):
+    """Adam, or AdamW, whose weight decay is apart from the gradient's moments."""
+
+    name: Literal["adam", "adamw"]
+    learning_rate: Positive  # the schedule's peak, as in the others
+    weight_decay: NotNegative
+
+
+class Sgd(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    learning_rate: Positive
+    weight_decay: NotNegative
+    momentum: Part
+    nesterov: bool  # needs momentum
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class RmsProp(Section):
+    """RMSprop; `smoothing` is of the squared gradients."""
+
+    name: Literal["rmsprop"]
+    learning_rate: Positive
+    weight_decay: NotNegative
+    momentum: Part
+    smoothing: Part
+
+
+Optimizer = Annotated[Adam | Sgd | RmsProp, Field(discriminator="name")]
+
+
+class OneCycle(Section):
+    """torch's OneCycleLR: cosine up over a share of the steps, cosine down over the rest.
+
+    As published there: from 1/25 of the peak, to 1/250,000 of it, with Adam's first beta
+    going from 0.95 to 0.85 and back.
+    """
+
+    name: Literal["one-cycle"]
+    warm_up: WarmUp
+
+
+class Cosine(Section):
+    """A straight line up to the peak, then half a cosine down to `end` times the peak."""
+
+    name: Literal["cosine"]
+    warm_up: Part  # share of all steps
+    end: Annotated[float, Field(ge=0, le=1)]
+
+
+class Plateau(Section):
+    """Multiply the rate by `factor` after more than `patience` epochs without a gain.
+
+    A gain is a held-out Dice more than `gain` above the best so far.
+    """
+
+    name: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Number
+    gain: NotNegative
+
+
+class Constant(Section):
+    """The same rate throughout."""
+
+    name: Literal["constant"]
+
+
+Schedule = Annotated[OneCycle | Cosine | Plateau | Constant, Field(discriminator="name")]
+
+
+class Gradient(Section):
+    """What becomes of a batch's gradient before the optimizer sees it."""
+
+    accumulate: Count  # batches summed up to one step
+    clip: Literal["none"] | Positive  # the largest norm it may have
+
+
+class Loss(Section):
+    """Weights of the two terms of the loss."""
+
+    bce: NotNegative
+    dice: NotNegative
+    boundary: NotNegative  # what a pixel near the mask's boundary counts above the others
+    boundary_width: Count  # how near: pixels at network size, to either side
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.bce + self.dice:
+            raise ValueError("bce and dice are both 0, which trains nothing")
+        return self
+
+
+class Weights(Section):
+    """Where the weights start from, and which are kept."""
+
+    # Another recipe, whose weights of the same fold to start from.
+    init_from: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    ema: Literal["none"] | Annotated[float, Field(gt=0, lt=1)]  # decay of a moving average
+    average: Count  # the best epochs whose mean weights are tried at the end; 1: none
+
+
+class Validation(Section):
+    """The held-out Dice after each epoch, which decides what is kept and when to stop."""
+
+    tta: Literal["none", "hflip"]
+    patience: Literal["none"] | Count  # epochs without a better Dice before training stops
+
+
+Deviation = Annotated[float, Field(ge=0.001, le=1)]  # 58 would be one of 0..255
+
+
+class Normalization(Section):
+    """Per-channel mean and standard deviation (RGB) of images scaled to 0..1."""
+
+    mean: tuple[Share, Share, Share]
+    std: tuple[Deviation, Deviation, Deviation]
+
+
+def _rising(factors: tuple[float, float]) -> tuple[float, float]:
+    if factors[0] > factors[1]:
+        raise ValueError("the first factor may not be above the second")
+    return factors
+
+
+Factors = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]  # from .. to
+
+
+class Augment(Section):
+    """Random changes of a training image; single numbers are symmetric about "no change"."""
+
+    hflip: Share
+    affine: Share  # probability that the three below are drawn
+    shift: Share  # of the image's side
+    scale: Part
+    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees
+    color: Share  # probability that those below are drawn
+    lighten: Part  # added to all channels, as a share of white
+    brightness: Part | Factors
+    contrast: Part | Factors
+    saturation: Part | Factors
+    hue: Annotated[float, Field(ge=0, le=0.5)]  # of the color circle
+
+
+class Shuffle(Section):
+    """Every training image once an epoch, in random order."""
+
+    name: Literal["shuffle"]
+
+
+class PreferForeground(Section):
+    """As many draws an epoch as there are images, those with much foreground more often."""
+
+    name: Literal["prefer-foreground"]
+    uniform: Annotated[float, Field(gt=0, le=1)]  # share of all chances that all have alike
+
+
+Sampler = Annotated[Shuffle | PreferForeground, Field(discriminator="name")]
+
+
+def _not_two(classes: int) -> int:
+    if classes == 2:
+        raise ValueError("foreground and background are one class: write 1, or 3 and more")
+    return classes
+
+
+Side = Annotated[int, Field(ge=1, le=32_766)]  # the most OpenCV turns and shifts
+# A mask's pixel is a byte, so there are 256 at most.
+Classes = Annotated[int, Field(ge=1, le=256), AfterValidator(_not_two)]
+
+
+class Train(Section):
+    """Everything that decides a fold's weights."""
+
+    model: Model
+    classes: Classes  # 1: foreground or not; 3 and more: one of them
+    size: tuple[Side, Side]  # height, width in pixels; the network says which fit
+    resize: Literal["linear", "area"]
+    normalization: Normalization
+    epochs: Count
+    sampler: Sampler
+    batch_size: Count  # images at once, on all devices together
+    sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
+    optimizer: Optimizer
+    schedule: Schedule
+    gradient: Gradient
+    loss: Loss
+    weights: Weights
+    validation: Validation
+    augment: Augment
+    seed: Seed
+
+
+# --- What is made of the trained networks: sections `validate`, `tune` and `predict`.
+
+
+class Validate(Section):
+    """How probabilities are made, out of fold and for the test set alike."""
+
+    tta: Literal["none", "hflip"]
+    worst: Number  # images of the lowest Dice drawn per fold
+    random: Number  # others drawn per fold, for comparison
+
+
+class Tune(Section):
+    """How the threshold is chosen. Of several classes there is none, and that key does nothing."""
+
+    threshold: Literal["auto"] | Annotated[float, Field(ge=1 / 256, lt=1)]
+    bootstrap: Annotated[int, Field(ge=1, le=100_000)]  # resamples of cars; 2 KB of memory each
+    seed: Seed
+
+
+class Predict(Section):
+    """What becomes of an image that cannot be read and of a mask's parts; compression."""
+
+    on_bad_image: Literal["fail", "empty"]
+    keep: Literal["all", "largest"]  # connected parts of each mask; tune tells what it would add
+    compression: Annotated[int, Field(ge=0, le=3)]  # isal level
+
+
+# --- The machine: section `runtime`.
+
+Some = Annotated[int, Field(ge=0, le=1024)]  # more processes or threads end in a crash
+OneOrMore = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Runtime(Section):
+    """The machine. Never tracked: nothing here changes a result beyond rounding.
+
+    But for one thing: on several devices BatchNorm sees each one's share of a batch alone, unless
+    `train.sync_batchnorm` is true.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    compile: bool  # torch.compile in training: minutes at the start, faster steps
+    deterministic: bool  # the same weights from run to run, bit for bit; slower on a GPU
+    workers: Some  # that decode, at most one a core; 0: the main process
+    devices: OneOrMore  # GPUs, or CPU processes, on each machine
+    nodes: OneOrMore  # machines; with several, start one command a machine with torchrun or SLURM
+    threads: Some  # of torch on the CPU; 0: torch decides
+    cache: Literal["none", "ram", "disk"]  # decoded training images at network size
+    batch_size: Count  # of validation and prediction
+    checkpoint_seconds: NotNegative  # at least so long between two checkpoints of a training
+    tensorboard: bool  # curves and pictures of the training, in logs/<recipe>/
+
+
+# --- The whole
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    download: Annotated[Synthetic | Competition | Dataset, Field(discriminator="kind")]
+    split: Split
+    train: Train
+    validate_: Annotated[Validate, Field(alias="validate")]
+    tune: Tune
+    predict: Predict
+    runtime: Runtime
+
+
+class Run(Section):
+    """`params.yaml`: which recipes and folds `dvc repro` works on."""
+
+    recipes: Annotated[tuple[str, ...], Field(min_length=1), EachOnce]
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]

@@ -1,1 +1,0 @@
-"""The schema of `recipes/<name>.yaml`: one module per group of sections, no defaults."""

@@ -1,0 +1,1 @@
+"""What no result depends on: errors, files, devices, processes, progress, pictures."""

@@ -1,0 +1,10 @@
+"""Types of arrays, by what they hold."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]  # (H, W), true inside
+
+Size = tuple[int, int]  # height, width in pixels

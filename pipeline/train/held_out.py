@@ -1,0 +1,136 @@
+"""The held-out Dice of a network in training, over all processes."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.data.archives import Archives
+from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.samples import Sample
+from pipeline.metrics import confusion
+from pipeline.metrics.dice import dice
+from pipeline.networks.predictor import Prediction, Tta, decided, stream
+from pipeline.support import concurrency, distributed
+from pipeline.support.arrays import Size, UInt8
+from pipeline.support.errors import UserError
+from pipeline.support.interrupt import Stop
+from pipeline.support.overlay import overlay
+from pipeline.train.dataset import Resize
+
+SHOWN = 4  # pictures, the same after every epoch
+SHOWN_WIDTH = 640  # pixels
+
+
+class Score(NamedTuple):
+    """`dice` is the mean over images; `pictures` are overlays by name, of all but background."""
+
+    dice: float
+    pictures: dict[str, UInt8]
+
+
+class InPrecision(nn.Module):
+    """A network run in the precision of a Fabric, without its processes' synchronisation."""
+
+    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
+        super().__init__()
+        self._network = network
+        self._fabric = fabric
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the network says of `images`."""
+        with self._fabric.autocast():
+            logits: Tensor = self._network(images)
+        return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out images, and how to predict them; each process takes its share."""
+
+    rows: Sequence[Sample]
+    archives: Archives
+    size: Size
+    resize: Resize
+    tta: Tta
+    fabric: Fabric
+    batch_size: int
+    workers: int
+    pictures: bool
+
+    def score(self, network: nn.Module, stop: Stop) -> Score | None:
+        """The competition's score at threshold 0.5 and full resolution.
+
+        Of several classes, an image's score is the mean of the Dice of each class.
+
+        Returns:
+            None when a signal asked to stop meanwhile.
+
+        Raises:
+            UserError: an image or a mask does not decode.
+        """
+        network.eval()
+        distributed.share(network.buffers(), self.fabric)  # BatchNorm's statistics
+        mine = self.rows[self.fabric.global_rank :: self.fabric.world_size]
+        scores, pictures = [], {}
+        shown = set(mine[:: max(1, len(mine) // SHOWN)][:SHOWN] if self.pictures else [])
+        gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):  # the training's random numbers stay as they are
+            judge = functools.partial(self._judge, shown=shown)
+            predictions = self._predict(network, mine)
+            for row, score, picture in concurrency.mapped(judge, predictions, self.workers):
+                scores.append(score)
+                if picture is not None:
+                    pictures[row.sample_id] = picture
+                if stop.signal:
+                    break
+        mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
+        total, images, stopped = distributed.sums(self.fabric, mine_of_all)
+        return None if stopped else Score(total / images, pictures)
+
+    def _predict(self, network: nn.Module, rows: Sequence[Sample]) -> "tqdm[Prediction]":
+        predictions = stream(
+            rows, self.archives, [InPrecision(network, self.fabric)], self.size, self.resize,
+            self.tta, self.fabric, self.batch_size, self.workers,
+        )  # fmt: skip
+        quiet = not self.fabric.is_global_zero
+        return tqdm(
+            predictions, total=len(rows), desc="validate", unit="img", leave=False, disable=quiet
+        )
+
+    def _judge(
+        self, prediction: Prediction, shown: Collection[Sample]
+    ) -> tuple[Sample, float, UInt8 | None]:
+        """An image's score, and its picture if it is one of those shown."""
+        row, (found, truth) = prediction.row, self._classes(prediction)
+        mask, true_mask = found > 0, truth > 0
+        if row.classes == 1:
+            score = dice(mask, true_mask)
+        else:
+            score = confusion.mean_dice(found, truth, row.classes)
+        return row, score, self._picture(row, mask, true_mask) if row in shown else None
+
+    def _classes(self, prediction: Prediction) -> tuple[UInt8, UInt8]:
+        """Predicted and true class indices at full resolution."""
+        if prediction.error:
+            raise UserError(prediction.error)
+        row = prediction.row
+        truth = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
+        return decided(prediction.probability, row.size), truth
+
+    def _picture(
+        self, row: Sample, mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
+    ) -> UInt8:
+        image = decode_image(self.archives.read(row.image), row.size, row.image)
+        height = max(1, round(row.height * SHOWN_WIDTH / row.width))
+        painted = overlay(image, mask, truth)
+        small = cv2.resize(painted, (SHOWN_WIDTH, height), interpolation=cv2.INTER_AREA)
+        return small.astype(np.uint8, copy=False)

@@ -1,1 +1,0 @@
-"""Kaggle, and whatever else goes over the network."""

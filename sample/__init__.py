@@ -1,0 +1,1 @@
+"""A program of its own that draws the built-in sample: a small synthetic Carvana."""
