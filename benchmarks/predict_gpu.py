@@ -88,7 +88,8 @@ def repeated(raw: Path, count: int) -> list[Sample]:
 
 def build(encoder: str, size: tuple[int, int], fold: int) -> torch.nn.Module:
     description = model.Description(
-        {"architecture": "Unet", "encoder": encoder, "decoder_channels": (256, 128, 64, 32, 16)},
+        {"architecture": "Unet", "encoder": encoder, "decoder_channels": (256, 128, 64, 32, 16),
+         "pixel_unshuffle": 1},
         size, "linear", (0.5,) * 3, (0.25,) * 3, 1, fold,
     )  # fmt: skip
     return Smooth(model.build(description, "none")).eval()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 from pipeline.networks import model
@@ -16,6 +17,7 @@ TINY = Description(
         "architecture": "Unet",
         "encoder": "resnet18",
         "decoder_channels": (16, 16, 8, 8, 8),
+        "pixel_unshuffle": 1,
     },
     size=(32, 64),
     resize="area",
@@ -69,6 +71,8 @@ def test_a_checkpoint_describes_itself(network: model.Segmenter, tmp_path: Path)
 
 
 def tiny(architecture: str, size: tuple[int, int] = (32, 64), **arguments: Any) -> Description:
+    if "encoder" in arguments:  # of the library
+        arguments = {"pixel_unshuffle": 1, **arguments}
     network = {"architecture": architecture, **arguments}
     return dataclasses.replace(TINY, network=network, size=size)
 
@@ -95,6 +99,32 @@ def test_every_other_architecture_of_the_library_can_be_built(architecture: str)
     with torch.inference_mode():
         pictures = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
         assert network(pictures).shape == (1, 128, 128)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_an_unshuffled_network_works_on_a_quarter_and_loses_no_pixel(classes: int) -> None:
+    description = dataclasses.replace(
+        tiny(
+            "Unet", (64, 128), encoder="resnet18", decoder_channels=(16, 16, 8, 8, 8),
+            pixel_unshuffle=2,
+        ),
+        classes=classes,
+    )  # fmt: skip
+    network = model.build(description, "none").eval()
+    seen: list[torch.Tensor] = []
+    library = next(m for m in network.modules() if isinstance(m, smp.Unet))
+    library.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    whole = torch.zeros(1, 64, 128, 3, dtype=torch.uint8)
+    whole[0, 10, 20, 1] = 255
+    with torch.inference_mode():
+        logits = network(whole)
+    assert logits.shape[-2:] == (64, 128) and logits.ndim == (3 if classes == 1 else 4)
+    (inner,) = seen
+    assert inner.shape == (1, 12, 32, 64)
+    brightest = (inner == inner.max()).nonzero().tolist()
+    assert brightest == [[0, 4, 5, 10]], "green's first of four, at half the coordinates"
+    with pytest.raises(UserError, match=r"multiple of 64"):
+        model.build(dataclasses.replace(description, size=(96, 128)), "none")
 
 
 UNET = {

@@ -34,6 +34,7 @@ CHUNK = 4  # images; batches of two
 KILLS = 20
 NETWORK = {
     "architecture": "Unet", "encoder": "tu-resnet10t", "decoder_channels": (16, 16, 8, 8, 4),
+    "pixel_unshuffle": 1,
 }  # fmt: skip
 PLACES = {
     "raw": "raw", "samples": "samples.csv", "runs": "runs", "evaluation": "eval", "work": "work",

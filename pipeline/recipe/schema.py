@@ -149,6 +149,11 @@ Channels = Annotated[int, Field(ge=1, le=65_536)]
 FirstWeights = Literal["none", "he"]  # torch's own, or He et al. (2015) as Keras draws them
 
 
+# The network sees 1/k of the picture's sides, k² pixels as the channels of one: torch's
+# PixelUnshuffle, and PixelShuffle for its logits. 1: none. A quarter of the work at 2.
+Unshuffle = Annotated[int, Field(ge=1, le=8)]
+
+
 class Library(Section):
     """A network of segmentation-models-pytorch whose decoder has a width a level."""
 
@@ -156,6 +161,7 @@ class Library(Section):
     encoder: Encoder
     weights: Literal["imagenet", "none"]
     decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=5, max_length=5)]
+    pixel_unshuffle: Unshuffle
 
 
 class LibraryAsPublished(Section):
@@ -166,6 +172,7 @@ class LibraryAsPublished(Section):
     ]
     encoder: Encoder
     weights: Literal["imagenet", "none"]
+    pixel_unshuffle: Unshuffle
 
 
 class PlainUnet(Section):
