@@ -5,17 +5,23 @@
 Each photo becomes `FOLDER/<its name>.png`, of its own size and pixels, transparent outside the
 object. It is no stage, and needs nothing but the networks in `runs/<recipe>/` (all folds there
 are, averaged) and the threshold in `eval/<recipe>/metrics.json`, or another with `--threshold`.
+
+Photographs are read as people have them: of any format and size, turned as the camera says.
 """
 
+import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.data import photos
 from pipeline.data.images import BadImageError, resize_image
 from pipeline.evaluation import threshold as thresholds
 from pipeline.masks import parts
@@ -24,81 +30,143 @@ from pipeline.networks.model import Segmenter
 from pipeline.networks.predictor import Tta, decided, forward, full_resolution
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
-from pipeline.support import hardware
+from pipeline.support import files, hardware
 from pipeline.support.arrays import Mask, UInt8
 from pipeline.support.errors import UserError
 
+_COMPRESSION = 3  # zlib's level
 _EMPTY = "nothing was found: a network finds what it was trained on"
 
 
-def cutout(
-    image: UInt8,
-    models: Sequence[Segmenter],
-    tta: Tta,
-    level: int,
-    largest: bool,
-    fabric: Fabric,
-) -> Mask:
-    """Return what the models take for foreground, as the predict stage decides it.
+# --- photographs
 
-    Args:
-        image: uint8 (H, W, 3), RGB, of any size.
-        models: on the device of `fabric`, all of one input size.
-        level: foreground is what reaches the probability `level`/256 at full resolution. Of
-            several classes it means nothing: the most probable one wins there, and the first
-            of them is background.
-        largest: keep the mask's largest part alone (one class).
 
-    Returns:
-        bool (H, W).
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A picture as a viewer shows it.
+
+    `pixels` is uint8 (H, W, 3), RGB, upright. `profile` is the ICC profile that says which red,
+    green and blue are meant (phones use others than screens), None where the file has none.
     """
-    size, description = (image.shape[0], image.shape[1]), models[0].description
-    small = torch.from_numpy(resize_image(image, description.size, description.resize))
-    found = forward(small[None], models, tta, fabric, level / 256).probability[0].cpu().numpy()
-    if description.classes > 1:
-        return decided(found, size) > 0
-    mask = full_resolution(found, size) >= level / 256
-    return parts.largest(mask) if largest else mask
+
+    pixels: UInt8
+    profile: bytes | None
 
 
-def _cut_all(targets: dict[Path, Path], cut: Callable[[UInt8], Mask]) -> list[Path]:
-    """Write each photo's cutout and a line about it; return the photos that cannot be read."""
-    bad = []
-    for path, target in targets.items():
-        try:
-            photo = photos.read(path)
-        except BadImageError as error:
-            print(error, file=sys.stderr, flush=True)
-            bad.append(path)
-            continue
-        mask = cut(photo.pixels)
-        photos.write_cutout(target, photo, mask)
-        height, width = mask.shape
-        print(f"{path}: {height}x{width} (height x width), {_kept(mask)}", flush=True)
-    return bad
+def read_photo(path: Path) -> Photo:
+    """Read a picture of any format that Pillow knows, the first of several in one file.
+
+    Its EXIF rotation is applied. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, the
+    alpha of others is dropped. A JPEG's colors are upsampled smoothly, as viewers do;
+    `pipeline.data.images.decode_image` does not, which moves a value by 0.08 of 255 on average, and
+    on Carvana's photographs decides 1 to 2 pixels of 10,000 otherwise (a network of 256x256).
+
+    Raises:
+        BadImageError: it cannot be read, is cut short, or holds no 8 or 16 bits a channel.
+    """
+    try:
+        # Pillow warns of more than 89 megapixels, which phones have, and refuses twice as many.
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as picture,
+        ):
+            ImageOps.exif_transpose(picture, in_place=True)
+            return Photo(_rgb(picture), _profile(picture))
+    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+        raise BadImageError(
+            f"{path}: no readable picture ({_reason(error)}); save it as JPEG or PNG"
+        ) from error
 
 
-def _kept(mask: Mask) -> str:
-    return f"{mask.mean():.1%} kept" + ("" if mask.any() else f"; {_EMPTY}")
+def write_cutout(path: Path, photo: Photo, mask: Mask) -> None:
+    """Write a PNG of the photo's pixels that is opaque inside the (H, W) mask, else transparent.
+
+    What else the photo's file tells (place, time, camera) is left out.
+    """
+    assert mask.shape == photo.pixels.shape[:2], f"mask {mask.shape} of {photo.pixels.shape}"
+    alpha = mask.astype(np.uint8) * np.uint8(255)
+    picture = Image.fromarray(np.dstack([photo.pixels, alpha]))
+    with files.written_whole(path) as temporary:
+        picture.save(temporary, "PNG", icc_profile=photo.profile, compress_level=_COMPRESSION)
 
 
-def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """The file to write for each photo; none is written twice, and none is one of the photos."""
-    given = {path.resolve() for path in paths}
-    found: dict[Path, Path] = {}
-    for path in paths:
-        target = out / f"{path.stem}.png"
-        for other, same in found.items():
-            if same == target:
-                raise UserError(
-                    f"{path}: found the name of {other} again, expected names that differ before "
-                    f"the ending: both would become {target}; give them to two commands with two "
-                    f"folders, or rename one"
-                )
-        if target.resolve() in given:
-            raise UserError(f"{target}: is one of the photos; give another folder with --out")
-        found[path] = target
-    return found
+def _rgb(picture: Image.Image) -> UInt8:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        grey = _eight_bits(np.asarray(picture))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode == "P":  # the way round RGBA drops transparency without a warning
+        picture = picture.convert("RGBA")
+    return np.asarray(picture.convert("RGB"))
+
+
+def _eight_bits(values: npt.NDArray[np.generic]) -> UInt8:
+    """The high bytes of 16-bit grey, which Pillow may hold in wider integers."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" or low < 0 or high > 0xFFFF:
+        raise ValueError(f"found {values.dtype} from {low} to {high}, expected 8 or 16 bits")
+    return (values.astype(np.uint16) >> 8).astype(np.uint8)
+
+
+def _profile(picture: Image.Image) -> bytes | None:
+    """The ICC profile, if it is one of RGB: those of CMYK and grey mean nothing for RGB pixels."""
+    profile: bytes = picture.info.get("icc_profile") or b""
+    return profile if profile[16:20] == b"RGB " else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "a format that Pillow does not know"
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutter:
+    """Networks and how to decide with them, as the predict stage does.
+
+    `models` are on the device of `fabric`, all of one input size. Foreground is what reaches the
+    probability `level`/256 at full resolution. Of several classes the level means nothing: the
+    most probable one wins there, and the first of them is background. `largest` keeps the mask's
+    largest part alone (one class).
+    """
+
+    models: Sequence[Segmenter]
+    tta: Tta
+    level: int
+    largest: bool
+    fabric: Fabric
+
+    @classmethod
+    def of(cls, recipe: Recipe, paths: Paths, threshold: float | None) -> "Cutter":
+        """All folds that are trained, with the tuned threshold or another.
+
+        Raises:
+            UserError: there is no network, or no threshold.
+        """
+        models = model.load_folds(paths.runs, _folds(paths.runs))
+        level = _level(threshold, paths.metrics, models[0].description.classes)
+        runtime = recipe.runtime
+        # One photo after another keeps one device busy, whatever runtime.devices says.
+        fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
+        if runtime.deterministic:
+            hardware.make_deterministic()
+        models = [network.to(fabric.device) for network in models]
+        largest = recipe.predict.keep == "largest"
+        return cls(models, recipe.validate_.tta, level, largest, fabric)
+
+    def cut(self, image: UInt8) -> Mask:
+        """What the networks take for foreground in an image (H, W, 3), uint8 RGB: bool (H, W)."""
+        size, description = (image.shape[0], image.shape[1]), self.models[0].description
+        small = torch.from_numpy(resize_image(image, description.size, description.resize))
+        predicted = forward(small[None], self.models, self.tta, self.fabric, self.level / 256)
+        found = predicted.probability[0].cpu().numpy()
+        if description.classes > 1:
+            return decided(found, size) > 0
+        mask = full_resolution(found, size) >= self.level / 256
+        return parts.largest(mask) if self.largest else mask
 
 
 def _folds(runs: Path) -> list[int]:
@@ -132,6 +200,56 @@ def _level(asked: float | None, metrics: Path, classes: int) -> int:
     return thresholds.nearest_level(asked)
 
 
+# --- the command
+
+
+def run(
+    recipe: Recipe, paths: Paths, photos: Sequence[Path], out: Path, threshold: float | None
+) -> None:
+    """Cut out the photos: a file and a line each; those that cannot be read are named."""
+    targets = _targets(photos, out)
+    cutter = Cutter.of(recipe, paths, threshold)
+    _make_folder(out)
+    bad = 0
+    with hardware.memory_explained():
+        for path, target in targets.items():
+            try:
+                photo = read_photo(path)
+            except BadImageError as error:
+                print(error, file=sys.stderr, flush=True)
+                bad += 1
+                continue
+            mask = cutter.cut(photo.pixels)
+            write_cutout(target, photo, mask)
+            kept = f"{mask.mean():.1%} kept" + ("" if mask.any() else f"; {_EMPTY}")
+            height, width = mask.shape
+            print(f"{path}: {height}x{width} (height x width), {kept}", flush=True)
+    if bad:
+        raise UserError(
+            f"{bad} of {len(targets)} photos could not be read (see above); the cutouts of "
+            f"the others are in {out}"
+        )
+
+
+def _targets(photos: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """The file to write for each photo; none is written twice, and none is one of the photos."""
+    given = {path.resolve() for path in photos}
+    found: dict[Path, Path] = {}
+    for path in photos:
+        target = out / f"{path.stem}.png"
+        for other, same in found.items():
+            if same == target:
+                raise UserError(
+                    f"{path}: found the name of {other} again, expected names that differ before "
+                    f"the ending: both would become {target}; give them to two commands with two "
+                    f"folders, or rename one"
+                )
+        if target.resolve() in given:
+            raise UserError(f"{target}: is one of the photos; give another folder with --out")
+        found[path] = target
+    return found
+
+
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -139,27 +257,3 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"{out}: no folder can be made ({error.strerror}); give another") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise UserError(f"{out}: this folder may not be written to; give another with --out")
-
-
-def run(
-    recipe: Recipe, paths: Paths, given: Sequence[Path], out: Path, threshold: float | None
-) -> None:
-    """Cut out the photos given."""
-    targets = _targets(given, out)
-    models = model.load_folds(paths.runs, _folds(paths.runs))
-    level = _level(threshold, paths.metrics, models[0].description.classes)
-    _make_folder(out)
-    runtime = recipe.runtime
-    # One photo after another keeps one device busy, whatever runtime.devices says.
-    fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
-    if runtime.deterministic:
-        hardware.make_deterministic()
-    models = [network.to(fabric.device) for network in models]
-    tta, largest = recipe.validate_.tta, recipe.predict.keep == "largest"
-    with hardware.memory_explained():
-        bad = _cut_all(targets, lambda image: cutout(image, models, tta, level, largest, fabric))
-    if bad:
-        raise UserError(
-            f"{len(bad)} of {len(targets)} photos could not be read (see above); the cutouts of "
-            f"the others are in {out}"
-        )

@@ -27,10 +27,9 @@ from pipeline.networks.predictor import Prediction, decided, full_resolution
 from pipeline.networks.predictor import stream as stream_predictions
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
-from pipeline.support import concurrency, files, gallery, hardware, memory
+from pipeline.support import concurrency, files, hardware, memory, pictures
 from pipeline.support.errors import UserError
-from pipeline.support.gallery import Kind
-from pipeline.support.overlay import encode_jpeg
+from pipeline.support.pictures import Kind, encode_jpeg
 
 
 def validate(
@@ -115,7 +114,7 @@ def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
 
 def _draw(
     folder: Path, kinds: Sequence[Kind], predictions: Iterator[Prediction], archives: Archives
-) -> Iterator[gallery.Picture]:
+) -> Iterator[pictures.Picture]:
     """Write one overlay an image, named by kind and rank, and yield its pictures.
 
     They show the foreground; with several classes, all but the first: the name says `not-<it>`.
@@ -125,13 +124,13 @@ def _draw(
         image = decode_image(archives.read(row.image), row.size, row.image)
         mask = decided(prediction.probability, row.size) > 0
         truth = _truth(archives, row) > 0
-        picture = encode_jpeg(gallery.panels(image, mask, truth))
+        picture = encode_jpeg(pictures.panels(image, mask, truth))
         number = rank if kind == "worst" else rank - kinds.index("random")
         shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
         path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
         with files.written_whole(path) as temporary:
             temporary.write_bytes(picture)
-        yield gallery.picture(row.sample_id, kind, image, mask, truth)
+        yield pictures.picture(row.sample_id, kind, image, mask, truth)
 
 
 def _write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -181,14 +180,14 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
         counts, scores = _several_classes(
             predict(rows), archives, rows, measures_file, masks, workers
         )
-    chosen = gallery.choose(scores, settings.worst, settings.random, fold)
+    chosen = pictures.choose(scores, settings.worst, settings.random, fold)
     overlays = paths.overlays(fold)
     if overlays.exists():
         shutil.rmtree(overlays)
     overlays.mkdir(parents=True)
     kinds = [kind for _, kind in chosen]
     again = predict([rows[index] for index, _ in chosen])
-    gallery.write(paths.gallery(fold), _draw(overlays, kinds, again, archives))
+    pictures.write(paths.gallery(fold), _draw(overlays, kinds, again, archives))
     out_of_fold.write(paths.counts(fold), rows, counts)
     at = " at 0.5" if description.classes == 1 else f", mean of {description.classes} classes"
     print(f"fold {fold}: out-of-fold Dice {np.mean(scores):.5f}{at}, {len(rows)} images")

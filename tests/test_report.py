@@ -27,7 +27,7 @@ from pipeline.evaluation import measures
 from pipeline.evaluation.measures import Measures
 from pipeline.masks import rle
 from pipeline.metrics.dice import count_levels
-from pipeline.support import gallery
+from pipeline.support import pictures
 from sample import archives
 
 REAL = Path(
@@ -132,20 +132,20 @@ def write_out_of_fold(
     tune._write_tables(folder / "eval", images, curve, ["dice_at_half"])
     (folder / "eval/metrics.json").write_text(json.dumps(vars(result)))
     layers = [
-        gallery.picture("", "worst", image, shifted(mask, 3 * i), mask)
+        pictures.picture("", "worst", image, shifted(mask, 3 * i), mask)
         for i, (image, mask) in enumerate(pairs)
     ]
     for fold in range(FOLDS):
         mine = [i for i, row in enumerate(rows) if row.fold == fold]
         measures.write(folder / f"oof/fold{fold}-images.csv", [measured[i] for i in mine])
-        pictures = [
-            gallery.Picture(
+        drawn = [
+            pictures.Picture(
                 rows[i].sample_id, "random" if number % 4 == 0 else "worst",
                 layers[i % len(layers)].whole, layers[i % len(layers)].window,
             )
             for number, i in enumerate(mine)
         ]  # fmt: skip
-        gallery.write(folder / f"oof/fold{fold}-gallery.zip", pictures)
+        pictures.write(folder / f"oof/fold{fold}-gallery.zip", drawn)
 
 
 def write_submission(folder: Path) -> None:

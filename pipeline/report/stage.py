@@ -28,10 +28,9 @@ from pipeline.paths import LEDGER, Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.report import charts, computer, page, sanity
 from pipeline.report.sanity import Finding
-from pipeline.support import files, gallery, workspace
+from pipeline.support import files, pictures, workspace
 from pipeline.support.errors import UserError
-from pipeline.support.gallery import Layers, Picture
-from pipeline.support.overlay import encode_webp, outline
+from pipeline.support.pictures import Layers, Picture, encode_webp, outline
 
 _WORST, _RANDOM = 76, 24  # out-of-fold images on the page: at most 100
 _FINDINGS = 24  # of the submission's images, shown with pictures
@@ -208,7 +207,7 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
         )
         for fold in folds
     }
-    pictures = [one for fold in folds for one in gallery.read(paths.gallery(fold))]
+    drawn = [one for fold in folds for one in pictures.read(paths.gallery(fold))]
     measured = [paths.measures(fold) for fold in folds]
     table, archives = samples.read(paths.samples), Archives(paths.raw)
     findings, submitted = _look(paths.submission, table, measured, archives)
@@ -219,7 +218,7 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
         **computer.describe(),
     }
     metrics = _read_metrics(paths.metrics, "tune")
-    text = report(paths.recipe, settings, tables, metrics, runs, pictures, submitted, facts)
+    text = report(paths.recipe, settings, tables, metrics, runs, drawn, submitted, facts)
     files.write_text(paths.report, text)
     print(
         f"{len(findings)} of {submitted['rows'] if submitted else 0} submitted images deserve a "

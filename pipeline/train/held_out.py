@@ -23,7 +23,7 @@ from pipeline.support import concurrency, distributed
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
-from pipeline.support.overlay import overlay
+from pipeline.support.pictures import overlay
 from pipeline.train.dataset import Resize
 
 SHOWN = 4  # pictures, the same after every epoch

@@ -1,0 +1,246 @@
+"""Pictures of what a network got right and wrong, to look at and never to compute with.
+
+Masks are told apart pixel by pixel (`compare`) into four classes, which are painted over the
+photograph, or kept as layers beside it: a photograph is stored once, and prediction, truth and
+their difference are transparent pictures of a few hundred bytes that a page can switch between.
+The colors are Okabe and Ito's, which the color-blind tell apart.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipeline.support.arrays import Mask, Size, UInt8
+from pipeline.support.errors import UserError
+from pipeline.support.files import written_whole
+
+Kind = Literal["worst", "random"]
+
+NEITHER, HIT, MISSED, FALSE_POSITIVE = 0, 1, 2, 3  # the classes of `compare`
+COLORS = ((0, 0, 0), (0, 158, 115), (0, 114, 178), (213, 94, 0))  # RGB, of those classes
+PREDICTION, TRUTH = (86, 180, 233), (240, 228, 66)  # RGB, of layers that show one mask
+OPACITY = 0.6  # of what is painted over a photograph
+
+_WIDTH = 960  # pixels of a photograph
+_WINDOW = (288, 384)  # of the part shown pixel by pixel
+_JPEG_QUALITY, _WEBP_QUALITY = 85, 65
+_OPACITIES = bytes([0, 110, 255, 255])  # hits are most of a mask: mistakes shall stand out
+_DATE = (1980, 1, 1, 0, 0, 0)  # of every zip member, so that equal pictures make equal files
+
+
+# --- painting
+
+
+def compare(prediction: Mask, truth: Mask) -> UInt8:
+    """Tell the pixels of two (H, W) masks apart: uint8 NEITHER, HIT, MISSED, FALSE_POSITIVE."""
+    found = np.where(truth, np.where(prediction, HIT, MISSED), prediction * FALSE_POSITIVE)
+    return found.astype(np.uint8)
+
+
+def overlay(image: UInt8, prediction: Mask, truth: Mask) -> UInt8:
+    """Paint hits green, missed pixels blue and false positives orange over a picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        prediction, truth: (H, W) bool.
+
+    Returns:
+        (H, W, 3) uint8 RGB; background agreed on by both keeps the picture's colors.
+    """
+    return _paint(image, compare(prediction, truth))
+
+
+def panels(image: UInt8, prediction: Mask, truth: Mask) -> UInt8:
+    """One RGB picture for `dvc plots`: the difference, the truth, and the worst window."""
+    classes = compare(prediction, truth)
+    place = worst_window(classes, _WINDOW)
+    small, found = shrink(image, classes, _WIDTH)
+    wanted = np.isin(found, (HIT, MISSED)).astype(np.uint8)
+    window = _paint(image[place], classes[place])
+    height = len(small)
+    width = round(window.shape[1] * height / len(window))
+    window = cv2.resize(window, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+    return np.concatenate([_paint(small, found), _paint(small, wanted), window], axis=1)
+
+
+def outline(image: UInt8, mask: Mask, width: int) -> UInt8:
+    """Shrink a picture to `width` pixels and draw the edge of its (H, W) mask, light on dark."""
+    small, classes = shrink(image, mask.astype(np.uint8), width)
+    edges, _ = cv2.findContours(classes, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    drawn = small.copy()
+    for color, thickness in (((0, 0, 0), 4), (TRUTH, 2)):
+        cv2.drawContours(drawn, edges, -1, color, thickness)
+    return drawn
+
+
+def shrink(image: UInt8, classes: UInt8, width: int) -> tuple[UInt8, UInt8]:
+    """Shrink a picture and its classes to `width` pixels; narrower ones stay as they are.
+
+    A pixel of the small picture shows a mistake when a quarter or more of its area is wrong,
+    so that thin lines do not disappear; else it shows what most of it is.
+    """
+    if image.shape[1] <= width:
+        return image, classes
+    size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    hit, missed, false = (
+        cv2.resize((classes == one).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        for one in (HIT, MISSED, FALSE_POSITIVE)
+    )
+    found = np.where(hit >= 0.5, HIT, NEITHER)
+    found[(missed >= 0.25) & (missed >= false)] = MISSED
+    found[(false >= 0.25) & (false > missed)] = FALSE_POSITIVE
+    return small, found.astype(np.uint8)
+
+
+def worst_window(classes: UInt8, size: Size) -> tuple[slice, slice]:
+    """The rows and columns of the window of `size` that holds the most wrong pixels.
+
+    The window lies inside the picture and is smaller where that is smaller.
+    """
+    height, width = (min(wanted, there) for wanted, there in zip(size, classes.shape, strict=True))
+    wrong = (classes >= MISSED).astype(np.float32)
+    sums = cv2.boxFilter(
+        wrong, -1, (width, height), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    inside = sums[: classes.shape[0] - height + 1, : classes.shape[1] - width + 1]
+    top, left = np.unravel_index(int(np.argmax(inside)), inside.shape)
+    return slice(int(top), int(top) + height), slice(int(left), int(left) + width)
+
+
+def _paint(image: UInt8, classes: UInt8) -> UInt8:
+    mixed = (1 - OPACITY) * image + OPACITY * np.array(COLORS, np.float32)[classes]
+    return np.where(classes[..., None] == NEITHER, image, mixed.round()).astype(np.uint8)
+
+
+# --- picture files
+
+
+def encode_jpeg(image: UInt8) -> bytes:
+    """An RGB picture as JPEG bytes."""
+    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+
+
+def encode_webp(image: UInt8, quality: int = _WEBP_QUALITY) -> bytes:
+    """An RGB picture as lossy WebP bytes, about two thirds of the JPEG's; quality 0 to 100."""
+    return _encode(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality])
+
+
+def _encode(image: UInt8, ending: str, options: list[int]) -> bytes:
+    done, data = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    assert done, f"{ending} encoding of an array of shape {image.shape} failed"
+    return data.tobytes()
+
+
+def encode_layer(classes: UInt8, colors: Sequence[tuple[int, int, int]], opacities: bytes) -> bytes:
+    """A PNG of (H, W) classes in a few RGB colors, with the opacity (0 to 255) of each."""
+    layer = Image.fromarray(classes)
+    layer.putpalette([part for color in colors for part in color])
+    stream = io.BytesIO()
+    bits = 1 if len(opacities) == 2 else 2
+    layer.save(stream, "PNG", bits=bits, transparency=opacities, optimize=True)
+    return stream.getvalue()
+
+
+# --- layers, and the gallery of a fold
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """A WebP photograph and three transparent PNGs of its size to lay over it."""
+
+    photograph: bytes
+    prediction: bytes
+    truth: bytes
+    difference: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One image: whole and small, and the window with the most wrong pixels at full size."""
+
+    sample_id: str
+    kind: Kind
+    whole: Layers
+    window: Layers
+
+
+def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
+    """Which images to draw: the indices of the lowest scores, worst first, then random others.
+
+    The random ones are drawn without looking at the scores, so they show what is usual.
+    """
+    order = np.argsort(scores, kind="stable")
+    others = np.random.default_rng(seed).permutation(np.sort(order[worst:]))
+    lowest: list[tuple[int, Kind]] = [(int(index), "worst") for index in order[:worst]]
+    return lowest + [(int(index), "random") for index in np.sort(others[:random])]
+
+
+def picture(sample_id: str, kind: Kind, image: UInt8, prediction: Mask, truth: Mask) -> Picture:
+    """Draw one image (H, W, 3) uint8 RGB with its (H, W) bool masks."""
+    classes = compare(prediction, truth)
+    place = worst_window(classes, _WINDOW)
+    whole = _layers(*shrink(image, classes, _WIDTH))
+    return Picture(sample_id, kind, whole, _layers(image[place], classes[place]))
+
+
+def _layers(image: UInt8, classes: UInt8) -> Layers:
+    predicted = np.isin(classes, (HIT, FALSE_POSITIVE)).astype(np.uint8)
+    true = np.isin(classes, (HIT, MISSED)).astype(np.uint8)
+    return Layers(
+        photograph=encode_webp(image),
+        prediction=encode_layer(predicted, ((0, 0, 0), PREDICTION), bytes([0, 255])),
+        truth=encode_layer(true, ((0, 0, 0), TRUTH), bytes([0, 255])),
+        difference=encode_layer(classes, COLORS, _OPACITIES),
+    )
+
+
+def write(path: Path, pictures: Iterable[Picture]) -> None:
+    """Write the pictures as one zip, in one step: equal pictures make equal bytes."""
+    index = []
+    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for number, one in enumerate(pictures):
+            index.append({"sample_id": one.sample_id, "kind": one.kind})
+            for part, layers in (("whole", one.whole), ("window", one.window)):
+                for name, data in dataclasses.asdict(layers).items():
+                    archive.writestr(zipfile.ZipInfo(f"{number}/{part}/{name}", _DATE), data)
+        archive.writestr(zipfile.ZipInfo("index.json", _DATE), json.dumps(index))
+
+
+# What zipfile raises where bytes of an archive are not what they were, beside KeyError.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+def read(path: Path) -> list[Picture]:
+    """Read what `write` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            index = json.loads(archive.read("index.json"))
+            return [
+                Picture(
+                    entry["sample_id"], entry["kind"],
+                    _read_layers(archive, f"{number}/whole"),
+                    _read_layers(archive, f"{number}/window"),
+                )
+                for number, entry in enumerate(index)
+            ]  # fmt: skip
+    except (OSError, KeyError, TypeError, ValueError, *_DAMAGE) as error:
+        raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
+
+
+def _read_layers(archive: zipfile.ZipFile, folder: str) -> Layers:
+    names = [field.name for field in dataclasses.fields(Layers)]
+    return Layers(**{name: archive.read(f"{folder}/{name}") for name in names})
