@@ -20,7 +20,7 @@ from pipeline.data.archives import base_name
 from pipeline.kaggle import delivery, ledger
 from pipeline.kaggle.account import connect
 from pipeline.kaggle.ledger import Row
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 from pipeline.masks import submission
 from pipeline.paths import LEDGER, Paths, recipe_file
 from pipeline.recipe import read
@@ -53,7 +53,7 @@ def prepare(recipe: Recipe, paths: Paths, message: str) -> tuple[str, Path, Row]
     return slug, file, row
 
 
-def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> Row:
+def submit(slug: str, file: Path, row: Row, wait: bool, policy: RetryPolicy) -> Row:
     """Send a checked file, once, and return its row with the scores if they were waited for.
 
     Raises:
@@ -61,24 +61,24 @@ def submit(slug: str, file: Path, row: Row, wait: bool, patience: Patience) -> R
     """
     with (
         only_process(Paths.of(row.recipe).work / "submit"),
-        connect(patience) as account,
+        connect(policy) as account,
     ):
-        row = delivery.send(account, slug, file, row, LEDGER, patience)
+        row = delivery.send(account, slug, file, row, LEDGER, policy)
         print(f"{file}: submission {row.ref} at {delivery.page(slug)}")
         if not wait:
             return row
         print("waiting for the score", flush=True)
-        return delivery.scored(account, slug, row, LEDGER, patience)
+        return delivery.scored(account, slug, row, LEDGER, policy)
 
 
-def refresh(rows: list[Row], patience: Patience) -> list[Row]:
+def refresh(rows: list[Row], policy: RetryPolicy) -> list[Row]:
     """Ask Kaggle about every row that has no score yet; return all rows as they are now."""
     open_rows = [row for row in rows if row.status in {ledger.PENDING, ledger.UNCONFIRMED}]
     slugs = _slugs({row.recipe for row in open_rows})
     open_rows = [row for row in open_rows if row.recipe in slugs]
     if not open_rows:
         return rows
-    with connect(patience) as account:
+    with connect(policy) as account:
         for row in open_rows:
             slug = slugs[row.recipe]
             there = account.submission(slug, int(row.ref)) if row.ref else None
@@ -157,7 +157,7 @@ def run(recipe: Recipe, paths: Paths, message: str, check_only: bool, wait: bool
     """Check the recipe's submission; unless `check_only`, send it and, if asked, `wait`."""
     slug, file, row = prepare(recipe, paths, message)
     if not check_only:
-        row = submit(slug, file, row, wait, Patience())
+        row = submit(slug, file, row, wait, RetryPolicy())
         if wait:
             _print_scores(row)
 
@@ -166,6 +166,6 @@ def show_ledger(path: Path) -> None:
     """Print the ledger, after asking Kaggle for the scores that were still pending."""
     rows = ledger.read(path)
     try:
-        rows = refresh(rows, Patience())
+        rows = refresh(rows, RetryPolicy())
     finally:  # what is known is shown also when Kaggle cannot be asked
         print(ledger.table(rows))

@@ -35,7 +35,7 @@ from pipeline.download import stage
 from pipeline.download.stage import download
 from pipeline.kaggle import account as kaggle_account
 from pipeline.kaggle import crc32c, receipts, transfer
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 from pipeline.recipe import read
 from pipeline.recipe.schema import Competition, Dataset, Synthetic
 from pipeline.support import disk
@@ -43,7 +43,7 @@ from pipeline.support.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions", COMPETITION)
-QUICK = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, connect=2, read=0.5)
+QUICK = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.02, connect=2, read=0.5)
 DATA = zipped({"train/a.jpg": noise(1_500_000), "train/b.jpg": noise(1_500_000, 1)})
 OTHER = zipped({"train/a.jpg": noise(1_500_000, 2), "train/b.jpg": noise(1_500_000, 3)})
 PAGE = b"<!DOCTYPE html><html><body>Please sign in to this network</body></html>"
@@ -69,8 +69,8 @@ def wanted(*files: str) -> Competition:
     return Competition(kind="competition", slug=COMPETITION, files=files, optional_files=())
 
 
-def fetch(out: Path, *files: str, patience: Patience = QUICK) -> list[Path]:
-    return download(wanted(*(files or ("train.zip",))), out, None, patience)
+def fetch(out: Path, *files: str, policy: RetryPolicy = QUICK) -> list[Path]:
+    return download(wanted(*(files or ("train.zip",))), out, None, policy)
 
 
 def recipe(path: Path, download: dict[str, object]) -> Path:
@@ -307,9 +307,9 @@ def test_the_client_itself_accepts_what_is_refused_here(
 ) -> None:
     """The faults are real: the client's own download calls each of these a success."""
     from pipeline.kaggle import client
-    from pipeline.kaggle.retry import PatientAdapter
+    from pipeline.kaggle.retry import RetryAdapter
 
-    api = client.api(PatientAdapter(QUICK))
+    api = client.api(RetryAdapter(QUICK))
     client.sign_in(api)
     for number, fault in enumerate(
         (
@@ -333,8 +333,8 @@ def test_drops_at_any_bytes(
 ) -> None:
     out = tmp_path / f"raw{next(COUNTER)}"
     server.blob_faults["train.zip"] = [Fault(cut_at=cut, reset=resets) for cut in cuts]
-    patience = Patience(attempts=9, first_pause=0.001, longest_pause=0.002, connect=2, read=2)
-    (path,) = fetch(out, patience=patience)
+    policy = RetryPolicy(attempts=9, first_pause=0.001, longest_pause=0.002, connect=2, read=2)
+    (path,) = fetch(out, policy=policy)
     assert path.read_bytes() == DATA
 
 

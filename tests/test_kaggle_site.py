@@ -15,11 +15,11 @@ from kaggle_server import COMPETITION, TOKEN, Blob, KaggleServer, zipped
 
 from pipeline.kaggle import account as kaggle_account
 from pipeline.kaggle import answers
-from pipeline.kaggle.retry import Patience, PatientAdapter
+from pipeline.kaggle.retry import RetryAdapter, RetryPolicy
 from pipeline.support.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-QUICK = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=0.5)
+QUICK = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=0.5)
 DATA = zipped({"a.csv": b"a,b\n"})
 KEY = {"username": "alice", "key": "secret"}
 
@@ -155,10 +155,10 @@ def test_the_client_is_imported_late_quietly_and_offline(
 import sys
 from pipeline import download, submit
 from pipeline.support.errors import UserError
-from pipeline.kaggle.retry import Patience, PatientAdapter
+from pipeline.kaggle.retry import RetryPolicy, RetryAdapter
 assert not any(name.split(".")[0].startswith("kaggle") for name in sys.modules)
 from pipeline.kaggle import client as kaggle_client
-kaggle_client.api(PatientAdapter(Patience()))
+kaggle_client.api(RetryAdapter(RetryPolicy()))
 assert "kaggle" in sys.modules
 assert not sys.stdin.closed and sys.stdin.read() == "typed"
 """
@@ -199,8 +199,8 @@ def test_a_status_the_client_does_not_know(server: KaggleServer) -> None:
 
 
 def test_pauses_grow_and_end() -> None:
-    patience = Patience(first_pause=2, longest_pause=60)
-    pauses = [patience.pause(failures) for failures in range(1, 12)]
+    policy = RetryPolicy(first_pause=2, longest_pause=60)
+    pauses = [policy.pause(failures) for failures in range(1, 12)]
     assert all(2 ** (i + 1) <= pause <= 2 ** (i + 1) * 1.25 for i, pause in enumerate(pauses[:5]))
     assert all(60 <= pause <= 75 for pause in pauses[5:])
 
@@ -213,6 +213,6 @@ def test_a_certificate_is_not_asked_for_twice(server: KaggleServer) -> None:
     assert "api.kaggle.com: the certificate" in str(answers.explained(error, request))
     with requests.Session() as session:  # this server speaks no TLS
         session.trust_env = False
-        session.mount("https://", PatientAdapter(QUICK))
+        session.mount("https://", RetryAdapter(QUICK))
         with pytest.raises(requests.exceptions.SSLError):
             session.get(server.url.replace("http:", "https:"))

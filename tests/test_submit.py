@@ -21,7 +21,7 @@ from pipeline import submit
 from pipeline.data import samples
 from pipeline.kaggle import account as kaggle_account
 from pipeline.kaggle import ledger
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 from pipeline.kaggle.upload import upload
 from pipeline.paths import LEDGER, Paths, recipe_file
 from pipeline.recipe import read as recipes
@@ -29,7 +29,7 @@ from pipeline.support.errors import UserError
 from pipeline.support.files import only_process
 
 ROOT = Path(__file__).parent.parent
-QUICK = Patience(
+QUICK = RetryPolicy(
     attempts=3, first_pause=0.01, longest_pause=0.02, connect=1, read=1,
     poll=0.01, score=20, confirm=0.3,
 )  # fmt: skip
@@ -132,8 +132,8 @@ def row(message: str = "first try") -> ledger.Row:
     )  # fmt: skip
 
 
-def send(wait: bool = True, patience: Patience = QUICK) -> ledger.Row:
-    return submit.submit(COMPETITION, FILE, row(), wait, patience)
+def send(wait: bool = True, policy: RetryPolicy = QUICK) -> ledger.Row:
+    return submit.submit(COMPETITION, FILE, row(), wait, policy)
 
 
 def read() -> list[ledger.Row]:
@@ -337,11 +337,11 @@ def test_memory_stays_flat(server: KaggleServer, project: Path) -> None:
 import resource, sys
 from pathlib import Path
 from pipeline.kaggle import account as kaggle_site, upload
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
-with kaggle_site.connect(Patience()) as account:
+with kaggle_site.connect(RetryPolicy()) as account:
     before = peak()
-    upload.upload(account, {COMPETITION!r}, Path("big.gz"), Patience())
+    upload.upload(account, {COMPETITION!r}, Path("big.gz"), RetryPolicy())
     print(peak() - before)
 """
     with Path("big.gz").open("wb") as stream:
@@ -468,7 +468,7 @@ def test_pending_then_complete(server: KaggleServer, project: Path) -> None:
 def test_no_score_in_time(server: KaggleServer, project: Path) -> None:
     server.polls_until_scored = 10**6
     with pytest.raises(UserError, match="submission 1000: no score after .*--list"):
-        send(patience=dataclasses.replace(QUICK, score=0.2))
+        send(policy=dataclasses.replace(QUICK, score=0.2))
     assert read()[0].status == "PENDING"
 
 

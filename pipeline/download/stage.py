@@ -27,7 +27,7 @@ from pipeline.download import data_folder, other_recipes
 from pipeline.kaggle import receipts, transfer
 from pipeline.kaggle.account import Account, connect
 from pipeline.kaggle.remote import Offer
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Competition, Dataset, Recipe, Synthetic
 from pipeline.support import disk
@@ -42,7 +42,7 @@ def download(
     wanted: Synthetic | Competition | Dataset,
     out: Path,
     local: Path | None,
-    patience: Patience,
+    policy: RetryPolicy,
 ) -> list[Path]:
     """Make every wanted file be in `out`, right and whole, and return their paths.
 
@@ -51,7 +51,7 @@ def download(
         out: folder of the archives, made if missing.
         local: folder of archives that are already here (`$PIPELINE_DATA`), or None: other
             recipes' folders, then Kaggle.
-        patience: how long to wait for Kaggle, and how often to try.
+        policy: how long to wait for Kaggle, and how often to try.
 
     Raises:
         UserError: a file could not be had; what did arrive is kept for the next run.
@@ -68,7 +68,7 @@ def download(
             absent = _take(missing, extra, local, out, folder)
         else:
             missing, extra = (_share(part, out, folder) for part in (missing, extra))
-            absent = _fetch(missing, extra, out, folder, patience)
+            absent = _fetch(missing, extra, out, folder, policy)
         had = [origin for origin in optional if origin not in absent]
         return [_stored(origin, out, folder) for origin in [*had, *needed]]
 
@@ -120,7 +120,7 @@ def _share(wanted: list[str], out: Path, folder: Path) -> list[str]:
 
 
 def _fetch(
-    missing: list[str], optional: list[str], out: Path, folder: Path, patience: Patience
+    missing: list[str], optional: list[str], out: Path, folder: Path, policy: RetryPolicy
 ) -> list[str]:
     """Download files from Kaggle, one after the other.
 
@@ -138,7 +138,7 @@ def _fetch(
     place = [*missing, *optional][0].rpartition("/")[0]
     with contextlib.ExitStack() as stack:
         with _told_what_is_optional(missing, optional):
-            account = stack.enter_context(connect(patience))
+            account = stack.enter_context(connect(policy))
             offers = _offers(account, place, missing, optional)
         offered = {f"{place}/{offer.name}" for offer in offers}
         absent = [origin for origin in optional if origin not in offered]
@@ -148,7 +148,7 @@ def _fetch(
         size = sum(transfer.missing_bytes(offer, folder) for offer in offers)
         disk.check_space(folder, size, "what is still missing")
         for offer in offers:
-            part, name = transfer.fetch(offer, folder, patience)
+            part, name = transfer.fetch(offer, folder, policy)
             receipts.keep(folder, f"{place}/{offer.name}", part, out / name)
             transfer.forget(part)
     return absent
@@ -251,5 +251,5 @@ def _drawn(done: Path, settings: dict[str, object]) -> list[str]:
 
 def run(recipe: Recipe, paths: Paths) -> None:
     """Run the stage."""
-    for path in download(recipe.download, paths.raw, data_folder.named(), Patience()):
+    for path in download(recipe.download, paths.raw, data_folder.named(), RetryPolicy()):
         print(f"{path}: {path.stat().st_size:,} bytes")

@@ -16,7 +16,7 @@ import requests
 
 from pipeline.kaggle import answers, client
 from pipeline.kaggle.remote import Interrupted, Offer, Spoilt
-from pipeline.kaggle.retry import Patience, PatientAdapter
+from pipeline.kaggle.retry import RetryAdapter, RetryPolicy
 from pipeline.support.errors import UserError
 
 _SITE = "https://www.kaggle.com"
@@ -46,13 +46,13 @@ class Submission:
 
 
 @contextlib.contextmanager
-def connect(patience: Patience) -> Iterator["Account"]:
+def connect(policy: RetryPolicy) -> Iterator["Account"]:
     """Sign in with the user's credentials and yield their account.
 
     Raises:
         UserError: no credentials, or ones that Kaggle does not know.
     """
-    adapter = PatientAdapter(patience, once=("/CreateSubmission",))
+    adapter = RetryAdapter(policy, once=("/CreateSubmission",))
     api = client.api(adapter)
     credentials = client.sign_in(api)
     with api.build_kaggle_client() as site:
@@ -62,7 +62,7 @@ def connect(patience: Patience) -> Iterator["Account"]:
 class Account:
     """What a signed-in user can ask of Kaggle."""
 
-    def __init__(self, client: Any, adapter: PatientAdapter, credentials: str) -> None:
+    def __init__(self, client: Any, adapter: RetryAdapter, credentials: str) -> None:
         from kagglesdk.competitions.types import competition_api_service  # type: ignore[import-untyped]
         from kagglesdk.datasets.types import dataset_api_service  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""The `kaggle` package: imported quietly, signed in, with a patient session.
+"""The `kaggle` package: imported quietly, signed in, with a session that tries again.
 
 It is imported when it is first needed: that prints a help text, closes the standard input and
 signs in over the network without a time-out. Here it does none of these.
@@ -14,11 +14,11 @@ from typing import Any
 import requests
 
 from pipeline.kaggle import answers
-from pipeline.kaggle.retry import PatientAdapter
+from pipeline.kaggle.retry import RetryAdapter
 from pipeline.support.errors import UserError
 
 
-def api(adapter: PatientAdapter) -> Any:
+def api(adapter: RetryAdapter) -> Any:
     """The client's object, all of whose requests go through `adapter`."""
     with _silent(), _offline():
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.kaggle import ledger
 from pipeline.kaggle.account import Account, Submission, Unconfirmed
 from pipeline.kaggle.ledger import Row
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 from pipeline.kaggle.upload import upload
 from pipeline.support.errors import UserError
 
@@ -18,7 +18,7 @@ from pipeline.support.errors import UserError
 _ARRIVAL = 600
 
 
-def send(account: Account, slug: str, file: Path, row: Row, book: Path, patience: Patience) -> Row:
+def send(account: Account, slug: str, file: Path, row: Row, book: Path, policy: RetryPolicy) -> Row:
     """Submit a file unless Kaggle has these bytes; return the row with Kaggle's number.
 
     To be called by one process at a time.
@@ -29,13 +29,13 @@ def send(account: Account, slug: str, file: Path, row: Row, book: Path, patience
         file: the submission, checked.
         row: about it.
         book: the ledger's path.
-        patience: for the upload, and for a submission without reply to be listed.
+        policy: for the upload, and for a submission without reply to be listed.
 
     Raises:
         UserError: Kaggle refuses the file, has had it before, or may have it and not list it yet.
     """
     if asked := unanswered(row, book):
-        if there := _look_for(account, slug, asked, patience):
+        if there := _look_for(account, slug, asked, policy):
             return confirm(asked, there, book)  # the answer to that request
         _refuse_early(asked, slug)
     elif there := find(account, slug, row):
@@ -45,10 +45,10 @@ def send(account: Account, slug: str, file: Path, row: Row, book: Path, patience
             f"(public {ledger.shown(row.public)}, private {ledger.shown(row.private)}); nothing "
             f"was sent, {book} now lists it"
         )
-    token = upload(account, slug, file, patience)
+    token = upload(account, slug, file, policy)
     if ledger.sha256(file) != row.sha256:
         raise UserError(f"{file}: changed while it was sent; nothing was submitted: try again")
-    return _create(account, slug, token, row, book, patience)
+    return _create(account, slug, token, row, book, policy)
 
 
 def unanswered(row: Row, book: Path) -> Row | None:
@@ -85,7 +85,7 @@ def _advice(until: datetime.datetime) -> str:
 
 
 def _create(
-    account: Account, slug: str, token: str, row: Row, book: Path, patience: Patience
+    account: Account, slug: str, token: str, row: Row, book: Path, policy: RetryPolicy
 ) -> Row:
     """Ask once for the submission; if the answer is lost, look for it in the list."""
     now = datetime.datetime.now(datetime.UTC)
@@ -98,7 +98,7 @@ def _create(
         raise
     except Unconfirmed as lost:
         print(f"Kaggle's reply was no confirmation ({lost}); looking whether it has the file")
-        if there := _look_for(account, slug, row, patience):
+        if there := _look_for(account, slug, row, policy):
             return confirm(row, there, book)
         raise UserError(
             f"{slug}: Kaggle did not confirm the submission ({lost}) and does not list it yet: "
@@ -114,14 +114,14 @@ def find(account: Account, slug: str, row: Row) -> Submission | None:
     return next((s for s in account.submissions(slug) if row.tag in s.description), None)
 
 
-def _look_for(account: Account, slug: str, row: Row, patience: Patience) -> Submission | None:
+def _look_for(account: Account, slug: str, row: Row, policy: RetryPolicy) -> Submission | None:
     """Look until the list has had time to learn of the submission."""
-    end = time.monotonic() + patience.confirm
+    end = time.monotonic() + policy.confirm
     while True:
         there = find(account, slug, row)
         if there or time.monotonic() >= end:
             return there
-        time.sleep(min(patience.poll, patience.confirm))
+        time.sleep(min(policy.poll, policy.confirm))
 
 
 def confirm(row: Row, there: Submission, book: Path) -> Row:
@@ -133,23 +133,23 @@ def confirm(row: Row, there: Submission, book: Path) -> Row:
     return row
 
 
-def scored(account: Account, slug: str, row: Row, book: Path, patience: Patience) -> Row:
+def scored(account: Account, slug: str, row: Row, book: Path, policy: RetryPolicy) -> Row:
     """Wait until Kaggle has scored the submission; return its row with the scores.
 
     Raises:
         UserError: it could not be scored (in Kaggle's words), or there is no score for long.
     """
-    end = time.monotonic() + patience.score
+    end = time.monotonic() + policy.score
     while True:
         there = account.submission(slug, int(row.ref))
         if there.status != ledger.PENDING:
             break
         if time.monotonic() >= end:
             raise UserError(
-                f"submission {row.ref}: no score after {patience.score / 60:.0f} minutes; it is "
+                f"submission {row.ref}: no score after {policy.score / 60:.0f} minutes; it is "
                 "submitted: see it later with `python -m pipeline.submit --list`"
             )
-        time.sleep(patience.poll)
+        time.sleep(policy.poll)
     row = confirm(row, there, book)
     if there.status == ledger.ERROR:
         raise UserError(

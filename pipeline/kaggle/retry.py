@@ -16,7 +16,7 @@ _PASSING = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Waiting times in seconds; pauses double from `first_pause` to `longest_pause`.
 
     `read` is the longest silence, not the length of an answer: a download may take hours.
@@ -37,16 +37,16 @@ class Patience:
         return pause * random.uniform(1.0, 1.25)
 
 
-class PatientAdapter(HTTPAdapter):
+class RetryAdapter(HTTPAdapter):
     """Gives every request of a session a time-out, and repeats what may be repeated.
 
     Repeated are answers 429 (after `Retry-After`), 5xx and lost connections, except for
     requests whose path ends in one of `once`: those a server must not see twice.
     """
 
-    def __init__(self, patience: Patience, once: tuple[str, ...] = ()) -> None:
+    def __init__(self, policy: RetryPolicy, once: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self._patience = patience
+        self._policy = policy
         self._once = once
         self._headers: dict[str, str] = {}
 
@@ -72,7 +72,7 @@ class PatientAdapter(HTTPAdapter):
         if request.method == "GET":
             request.headers.update(self._headers)
         host, path = urlsplit(str(request.url)).hostname, urlsplit(str(request.url)).path
-        attempts = 1 if path.endswith(self._once or ("\0",)) else self._patience.attempts
+        attempts = 1 if path.endswith(self._once or ("\0",)) else self._policy.attempts
         for attempt in range(1, attempts + 1):
             try:
                 response = self._send_once(request, stream, verify, cert, proxies)
@@ -81,12 +81,12 @@ class PatientAdapter(HTTPAdapter):
             except _LOST as error:
                 if attempt == attempts:
                     raise
-                pause, problem = self._patience.pause(attempt), f"no answer ({_short(error)})"
+                pause, problem = self._policy.pause(attempt), f"no answer ({_short(error)})"
             else:
                 pause = self._wanted_pause(response, attempt)
                 if response.status_code not in _PASSING or attempt == attempts:
                     return response
-                if pause > self._patience.longest_pause * 2:
+                if pause > self._policy.longest_pause * 2:
                     return response  # the caller says how long the server wants us to wait
                 problem = f"answer {response.status_code}"
                 response.close()
@@ -102,7 +102,7 @@ class PatientAdapter(HTTPAdapter):
         cert: object,
         proxies: Mapping[str, str] | None,
     ) -> requests.Response:
-        timeout = (self._patience.connect, self._patience.read)
+        timeout = (self._policy.connect, self._policy.read)
         response = super().send(request, stream, timeout, verify, cert, proxies)  # type: ignore[arg-type]
         if not stream:
             response.content  # noqa: B018 - read it here, where a broken body is repeated
@@ -110,7 +110,7 @@ class PatientAdapter(HTTPAdapter):
 
     def _wanted_pause(self, response: requests.Response, attempt: int) -> float:
         after = response.headers.get("Retry-After", "")
-        return float(after) if after.isdigit() else self._patience.pause(attempt)
+        return float(after) if after.isdigit() else self._policy.pause(attempt)
 
 
 _LOST = (

@@ -26,7 +26,7 @@ from pipeline.kaggle.remote import (
     refuse_page,
     rest,
 )
-from pipeline.kaggle.retry import Patience
+from pipeline.kaggle.retry import RetryPolicy
 from pipeline.support import disk
 from pipeline.support.errors import UserError
 
@@ -34,7 +34,7 @@ _CHUNK = 1 << 18  # bytes asked of the connection at a time; it gives what has a
 _COMPLETE_TWICE = 2  # a file that arrives whole but wrong is fetched once more, not for ever
 
 
-def fetch(offer: Offer, folder: Path, patience: Patience) -> tuple[Path, str]:
+def fetch(offer: Offer, folder: Path, policy: RetryPolicy) -> tuple[Path, str]:
     """Fetch a file into `folder`, going on from what an earlier run left there.
 
     Returns:
@@ -61,16 +61,16 @@ def fetch(offer: Offer, folder: Path, patience: Patience) -> tuple[Path, str]:
                     "check for a proxy that changes downloads, or run the command again later"
                 ) from None
         except Interrupted as error:
-            # Progress earns new patience: a connection that breaks every minute still ends.
+            # Progress earns new tries: a connection that breaks every minute still ends.
             failures = 1 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             reason = str(error)
-            if failures >= patience.attempts:
+            if failures >= policy.attempts:
                 raise UserError(
                     f"{offer.name}: the transfer broke {failures} times at byte {_size(part):,} "
                     f"({error}); what arrived is kept: check the network, run the command again"
                 ) from None
-        pause = patience.pause(max(failures, 1))
+        pause = policy.pause(max(failures, 1))
         print(f"{offer.name}: {reason}; goes on in {pause:.0f} s", file=sys.stderr)
         time.sleep(pause)
 

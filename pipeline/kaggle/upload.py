@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from pipeline.kaggle.account import Account
-from pipeline.kaggle.retry import Patience, PatientAdapter
+from pipeline.kaggle.retry import RetryAdapter, RetryPolicy
 from pipeline.support.errors import UserError
 
 _DONE = (200, 201)
@@ -34,7 +34,7 @@ class _Gone(_Failed):
     """... and the place it was brought to takes no more: begin at a new one."""
 
 
-def upload(account: Account, slug: str, file: Path, patience: Patience) -> str:
+def upload(account: Account, slug: str, file: Path, policy: RetryPolicy) -> str:
     """Upload a file of a competition and return the token that stands for it.
 
     Memory stays flat: the file is read as it is sent.
@@ -47,7 +47,7 @@ def upload(account: Account, slug: str, file: Path, patience: Patience) -> str:
         raise UserError(f"{file}: found an empty file, expected a submission; predict again")
     url, token, start = "", "", 0
     failures = 0
-    with _session(patience) as session, _progress(file) as bar:
+    with _session(policy) as session, _progress(file) as bar:
         while True:
             try:
                 if not url:
@@ -61,21 +61,21 @@ def upload(account: Account, slug: str, file: Path, patience: Patience) -> str:
             except _Failed as error:
                 url = "" if isinstance(error, _Gone) else url
                 failures += 1
-                if failures == patience.attempts:
+                if failures == policy.attempts:
                     raise UserError(
                         f"{file}: the upload failed {failures} times ({error}); nothing was "
                         "submitted: check the network, run the command again"
                     ) from None
-                pause = patience.pause(failures)
+                pause = policy.pause(failures)
                 print(f"{file.name}: {error}; goes on in {pause:.0f} s", file=sys.stderr)
                 time.sleep(pause)
 
 
 @contextlib.contextmanager
-def _session(patience: Patience) -> Iterator[requests.Session]:
+def _session(policy: RetryPolicy) -> Iterator[requests.Session]:
     """Time-outs for every request; repeating is for the loop, which knows where to go on."""
     with requests.Session() as session:
-        once = PatientAdapter(dataclasses.replace(patience, attempts=1))
+        once = RetryAdapter(dataclasses.replace(policy, attempts=1))
         session.mount("http://", once)
         session.mount("https://", once)
         yield session
