@@ -29,9 +29,9 @@ from pipeline.predict.chunks import Chunks
 from pipeline.predict.mask_stream import masks
 from pipeline.predict.stage import AHEAD, CHUNK, predict
 from pipeline.recipe.schema import Predict
-from pipeline.support import hardware, memory
+from pipeline.support import hardware
 from pipeline.support.concurrency import ahead
-from pipeline.support.waits import Waits
+from pipeline.support.progress import Timers
 
 FULL = (1280, 1918)  # height, width of Carvana's images
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rehearse", action="store_true", help="few small images, on any device")
     args = parser.parse_args()
-    memory.keep_freed()
+    hardware.reuse_freed_memory()
     size, encoder = ((64, 64), "resnet18") if args.rehearse else ((1024, 1024), "resnet34")
     images = 4 * args.batch if args.rehearse else args.images
     fabric = hardware.launch("auto", "auto", 0, 1, 1)
@@ -75,7 +75,7 @@ def main() -> None:
         whole, waits = end_to_end(some, args, networks, size, tta, fabric)
         print(
             f"| {encoder} at {size[0]}, {count} model(s), {tta} | {bare:.0f} | {whole:.0f} | "
-            f"{whole / bare:.2f} | {waits.share('images'):.0%} |",
+            f"{whole / bare:.2f} | {waits.fraction('images'):.0%} |",
             flush=True,
         )
 
@@ -124,12 +124,12 @@ def bare_forward(rows, args, networks, size, tta, fabric) -> float:
     return times * args.batch / (time.perf_counter() - begin)
 
 
-def end_to_end(rows, args, networks, size, tta, fabric) -> tuple[float, Waits]:
+def end_to_end(rows, args, networks, size, tta, fabric) -> tuple[float, Timers]:
     """Images a second from the zip to compressed chunks."""
     archives = Archives(args.raw)
 
-    def run(some: list[Sample], folder: Path) -> Waits:
-        waits = Waits()
+    def run(some: list[Sample], folder: Path) -> Timers:
+        waits = Timers()
         stream = masks(
             some, archives, networks, size, "linear", tta, 0.5, fabric, args.batch, args.workers,
             waits,

@@ -36,7 +36,7 @@ from pipeline.data.decoding import decoded
 from pipeline.data.samples import Sample
 from pipeline.predict import csv_rows, mask_bits
 from pipeline.predict.gzip_member import PieceFile
-from pipeline.support import memory
+from pipeline.support import hardware
 
 SIZE, FULL = (1024, 1024), (1280, 1918)  # height, width of the network's input and the images
 BATCH = 4  # small: a ring of buffers is to be used many times over, as in a long run
@@ -159,7 +159,7 @@ def measure(ways: list[str], repeats: int, images: int) -> dict[str, float]:
 def cpu_seconds(way: Callable[[], bytes], name: str) -> float:
     """CPU seconds of the second of two calls in this process."""
     if name.startswith("this project"):  # the stage sets its memory up so
-        memory.keep_freed()
+        hardware.reuse_freed_memory()
     way()
     begin = time.process_time()
     way()

@@ -22,7 +22,7 @@ from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe, Train
 from pipeline.support import hardware
 from pipeline.support.interrupt import Stop
-from pipeline.support.progress import Journal
+from pipeline.support.progress import TensorBoard
 from pipeline.train import averages, cache, optimizers
 from pipeline.train import stage as train
 from pipeline.train.augment import Augmentation
@@ -142,7 +142,7 @@ def real_loop(
     last = out / "speed-last.pt"
     last.unlink(missing_ok=True)
     runtime = recipe.runtime.model_copy(update={"checkpoint_seconds": 1e9})
-    with Journal(None) as journal:
+    with TensorBoard(None) as journal:
         progress = train.train(
             network, dataset, held_out, short, runtime, fabric, last, Stop(), journal
         )

@@ -211,7 +211,7 @@ def run(
     cutter = Cutter.of(recipe, paths, threshold)
     _make_folder(out)
     bad = 0
-    with hardware.memory_explained():
+    with hardware.explain_failures():
         for path, target in targets.items():
             try:
                 photo = read_photo(path)

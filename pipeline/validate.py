@@ -27,7 +27,7 @@ from pipeline.networks.predictor import Prediction, decided, full_resolution
 from pipeline.networks.predictor import stream as stream_predictions
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
-from pipeline.support import concurrency, files, hardware, memory, pictures
+from pipeline.support import concurrency, files, hardware, pictures
 from pipeline.support.errors import UserError
 from pipeline.support.pictures import Kind, encode_jpeg
 
@@ -146,11 +146,11 @@ def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
     files.write_text(path, f"img,rle_mask\n{rows}")
 
 
-@hardware.memory_explained()
+@hardware.explain_failures()
 def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     """Validate one fold of one recipe; write its masks at 0.5 to `masks` too, if that is given."""
     settings, runtime = recipe.validate_, recipe.runtime
-    memory.keep_freed()
+    hardware.reuse_freed_memory()
     network = model.load(paths.model(fold))
     description = network.description
     if description.fold != fold:

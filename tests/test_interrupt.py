@@ -11,7 +11,7 @@ def test_the_first_signal_is_noted_the_second_acts(number: signal.Signals) -> No
     seen: list[int] = []
     before = signal.signal(number, lambda number, frame: seen.append(number))
     try:
-        with interrupt.noticed() as stop:
+        with interrupt.note_signals() as stop:
             assert stop.signal == 0
             os.kill(os.getpid(), number)
             assert stop.signal == number and seen == []

@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 
 from pipeline.support.errors import UserError
-from pipeline.support.progress import Journal
+from pipeline.support.progress import TensorBoard
 
 
 def test_no_journal_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Journal(None) as journal:
+    with TensorBoard(None) as journal:
         journal.write_epoch(1, {"loss": 1.0}, {"a": np.zeros((4, 4, 3), np.uint8)})
     assert not list(tmp_path.iterdir())
 
@@ -23,7 +23,7 @@ def test_a_missing_package_names_the_setting(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="runtime.tensorboard: found true, but a package is miss"):
-        Journal(tmp_path)
+        TensorBoard(tmp_path)
 
 
 def test_an_epoch_told_twice_counts_once(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_an_epoch_told_twice_counts_once(tmp_path: Path) -> None:
 
     for epochs in ((1, 2, 3), (2, 3)):
         time.sleep(1.1)  # files are told apart by the second they began in
-        with Journal(tmp_path) as journal:
+        with TensorBoard(tmp_path) as journal:
             for epoch in epochs:
                 journal.write_epoch(epoch, {"dice": epoch / len(epochs)}, {})
     found = EventAccumulator(str(tmp_path)).Reload().Scalars("dice")
@@ -44,10 +44,10 @@ def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path) -> No
     code = f"""
 import resource, signal, numpy as np
 from pathlib import Path
-from pipeline.support.progress import Journal
+from pipeline.support.progress import TensorBoard
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk, for this process
-with Journal(Path({str(tmp_path)!r})) as journal:
+with TensorBoard(Path({str(tmp_path)!r})) as journal:
     for epoch in range(4):
         picture = np.random.default_rng(epoch).integers(0, 255, (100, 100, 3), np.uint8)
         journal.write_epoch(epoch, {{"dice": 0.5}}, {{"a": picture}})

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from pipeline.support.errors import UserError
+from pipeline.support.progress import Stopwatch
 from pipeline.train.loss import Terms
-from pipeline.train.meter import Losses, Stopwatch
+from pipeline.train.meter import Losses
 
 CPU = torch.device("cpu")
 

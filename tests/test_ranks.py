@@ -71,11 +71,8 @@ def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None
 
 def test_what_two_processes_cannot_do_is_refused() -> None:
     two = types.SimpleNamespace(world_size=2, device=torch.device("cpu"))
-    distributed.check_share(4, two)
-    with pytest.raises(UserError, match="train.batch_size: found batches of 3 for 2 processes"):
-        distributed.check_share(3, two)
     with pytest.raises(UserError, match="train.sync_batchnorm: found true with 2 processes on"):
-        distributed.share_batchnorm(torch.nn.Identity(), two)
+        distributed.synchronize_batchnorm(two, torch.nn.Identity())
 
 
 def test_the_first_process_is_known_before_any_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ def test_a_warm_up_of_one_step_is_refused(archives: Archives, tmp_path: Path) ->
 
 def test_too_little_memory_says_what_to_lower() -> None:
     with pytest.raises(UserError, match=r"does not suffice \(CUDA out of memory.*batch_size.*size"):
-        with hardware.memory_explained():
+        with hardware.explain_failures():
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried\nmore")
 
 

@@ -24,7 +24,7 @@ from pipeline.sources import carvana
 from pipeline.split import split
 from pipeline.support import distributed, hardware
 from pipeline.support.interrupt import Stop
-from pipeline.support.progress import Journal
+from pipeline.support.progress import TensorBoard
 from pipeline.train import checkpoint
 from pipeline.train import stage as train
 from pipeline.train.augment import Augmentation
@@ -80,7 +80,7 @@ def run(
         samples.held_out(rows, 0), archives, settings.size, settings.resize,
         settings.validation.tta, fabric, 16, 0, pictures=False,
     )  # fmt: skip
-    with Journal(None) as journal:
+    with TensorBoard(None) as journal:
         return train.train(
             network, dataset, held_out, settings, recipe.runtime, fabric, last, Stop(),
             journal,
@@ -98,7 +98,7 @@ def run_as(process: int, port: int, raw: Path, recipe: Recipe, folder: Path) -> 
     progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
     if process == 0:
         torch.save(dataclasses.asdict(progress), folder / "progress.pt")
-    distributed.end()
+    distributed.leave()
 
 
 class Place:

@@ -16,7 +16,7 @@ from pipeline.data.samples import Sample
 from pipeline.networks.predictor import Tta, forward
 from pipeline.predict import mask_bits
 from pipeline.support.arrays import Size
-from pipeline.support.waits import Waits
+from pipeline.support.progress import Timers
 
 Words = NDArray[np.uint64]
 
@@ -47,7 +47,7 @@ def masks(
     fabric: Fabric,
     batch_size: int,
     workers: int,
-    waits: Waits,
+    waits: Timers,
 ) -> Generator[Masks, None, None]:
     """Yield the masks of `rows` in order, batch by batch; see `inference.stream`.
 

@@ -27,11 +27,11 @@ from pipeline.predict import csv_rows, mask_bits, timing
 from pipeline.predict.chunks import TABLE_HEADER, Chunk, Chunks, Told
 from pipeline.predict.mask_stream import Masks, masks
 from pipeline.recipe.schema import Predict, Recipe
-from pipeline.support import files, fingerprint, hardware, memory
+from pipeline.support import files, fingerprint, hardware
 from pipeline.support.concurrency import ahead
+from pipeline.support.distributed import decide_in_first, wait_for_all
 from pipeline.support.errors import UserError
-from pipeline.support.processes import agreed, wait_for_all, while_parent_lives
-from pipeline.support.waits import Waits
+from pipeline.support.progress import Timers
 
 CHUNK = 512  # images, about: a batch more or less; a killed run loses at most so many
 AHEAD = 2  # batches of masks that wait for the writer
@@ -145,7 +145,7 @@ def _run(
     """Predict `rows`, as one of Fabric's processes; the first puts all shares together."""
     settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
     threshold = thresholds.read(paths.metrics)
-    memory.keep_freed()
+    hardware.reuse_freed_memory()
     mask_rows.find_sample(paths.raw)  # missing, it ends the run now and not after it
     for row in rows:
         submissions.check_name(base_name(row.image))
@@ -154,7 +154,7 @@ def _run(
     size = max(1, CHUNK // runtime.batch_size) * runtime.batch_size
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(hardware.memory_explained())
+        stack.enter_context(hardware.explain_failures())
 
         def plan() -> tuple[Path, list[int]]:
             stack.enter_context(files.only_process(paths.work / "predict"))
@@ -170,13 +170,13 @@ def _run(
             return folder, Chunks(folder, rows, size).missing()
 
         models = model.load_folds(paths.runs, folds)
-        folder, missing = agreed(fabric, plan)
+        folder, missing = decide_in_first(fabric, plan)
         chunks = Chunks(folder, rows, size)
         if fabric.is_global_zero and len(missing) < len(chunks):
             print(f"going on with {len(missing)} of {len(chunks)} chunks from {folder}", flush=True)
         mine = missing[fabric.global_rank :: fabric.world_size]
         some, workers = chunks.samples(mine), hardware.workers(runtime.workers)
-        waits, description = Waits(), models[0].description
+        waits, description = Timers(), models[0].description
         stream = masks(
             some, Archives(paths.raw), [network.to(fabric.device) for network in models],
             description.size, description.resize, tta, threshold, fabric, runtime.batch_size,
@@ -187,7 +187,7 @@ def _run(
             tqdm(total=len(some), desc="predict", unit="img", disable=not fabric.is_global_zero)
         )
         predict(
-            while_parent_lives(waits.each("masks", batches)), chunks, mine,
+            waits.each("masks", batches), chunks, mine,
             odd, settings, bar.update,
         )  # fmt: skip
         bar.close()

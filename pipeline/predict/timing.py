@@ -6,14 +6,14 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from pipeline.support import hardware, memory
-from pipeline.support.waits import Waits
+from pipeline.support import hardware
+from pipeline.support.progress import Timers
 
 
-def measure(waits: Waits, images: int, workers: int, fabric: Fabric) -> dict[str, Any]:
+def measure(waits: Timers, images: int, workers: int, fabric: Fabric) -> dict[str, Any]:
     """Speed, share of the time that each part waited, and memory, of this run.
 
-    Waits and memory are this process's; `images` are those that all processes predicted. The
+    Timers and memory are this process's; `images` are those that all processes predicted. The
     device's waits are those of the thread that drives it.
     """
     seconds = waits.elapsed()
@@ -21,12 +21,12 @@ def measure(waits: Waits, images: int, workers: int, fabric: Fabric) -> dict[str
         "predicted_now": images,
         "seconds": seconds,
         "images_per_second": images / seconds,
-        "decoders_waited": max(0.0, 1 - waits.share("decoding") / max(1, workers)),
-        "device_waited_for_images": waits.share("images"),
-        "device_waited_for_writer": waits.share("writer"),
-        "writer_waited": waits.share("masks"),
-        "peak_memory_mb": memory.peak_megabytes(),
-        "peak_gpu_memory_mb": 1000 * hardware.peak_memory(fabric),
+        "decoders_waited": max(0.0, 1 - waits.fraction("decoding") / max(1, workers)),
+        "device_waited_for_images": waits.fraction("images"),
+        "device_waited_for_writer": waits.fraction("writer"),
+        "writer_waited": waits.fraction("masks"),
+        "peak_memory_mb": hardware.peak_memory(),
+        "peak_gpu_memory_mb": 1000 * hardware.peak_gpu_memory(fabric),
     }
     return {name: round(value, 4) for name, value in values.items()}
 

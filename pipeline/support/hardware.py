@@ -1,20 +1,32 @@
-"""Which device computes, and in which precision."""
+"""The machine: which device computes, in which precision, with how much memory."""
 
 import contextlib
+import ctypes
+import datetime
 import os
-from collections.abc import Iterator
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
+from lightning_fabric.plugins.precision import Precision as FabricPrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
 
+from pipeline.support import distributed
 from pipeline.support.errors import UserError
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 # Variables by which torchrun and SLURM, or Fabric in its own processes, tell who is who.
 _STARTERS = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "NODE_RANK"}
+# A process that is done waits so long for the others: for a shard of a test set, or an epoch.
+# Its default, 30 minutes, would end a run whose shares are uneven.
+_PATIENCE = datetime.timedelta(days=1)
 
 
 def launch(
@@ -23,12 +35,12 @@ def launch(
     """Make a Fabric, and with several devices its other processes too.
 
     With several devices the command starts itself again for each of the others, so this comes
-    before anything that only one process may do.
+    before anything that only one process may do. They end when the first one does.
 
     Args:
         accelerator: `auto` (a GPU if there is one), `cpu` or `cuda`.
-        precision: `auto` takes bfloat16 where the hardware computes in it, else float16 on a
-            GPU and float32 on a CPU.
+        precision: `auto` takes bfloat16 where the hardware has instructions for it, else float16
+            on a GPU and float32 on a CPU; `measure_precision` finds out what a CPU is good at.
         threads: of torch on the CPU, in each process; 0 leaves the choice to torch.
         devices: GPUs, or processes on the CPU, on each machine.
         nodes: machines; several are started by torchrun or SLURM, which say which is which.
@@ -60,16 +72,16 @@ def launch(
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         torch.backends.cudnn.benchmark = True
-    chosen = _best_precision(accelerator) if precision == "auto" else precision
     several = devices * nodes > 1
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if several else "auto",
-        precision=chosen,
+        strategy=DDPStrategy(timeout=_PATIENCE) if several else "auto",
+        precision=_best_precision(accelerator) if precision == "auto" else precision,
     )
     fabric.launch()
+    distributed.end_with_first()
     if threads:  # after launch, which sets it too where there are several processes
         torch.set_num_threads(threads)
     return fabric
@@ -83,28 +95,118 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def precision(fabric: Fabric) -> str:
+    """Its name, as in `runtime.precision`, but never `auto`."""
+    return str(fabric.strategy.precision.precision)
+
+
+def set_precision(fabric: Fabric, chosen: str) -> None:
+    """Compute in another precision of the CPU's: `32-true` or `bf16-mixed`.
+
+    Before a network is set up with the Fabric.
+    """
+    if chosen != precision(fabric):
+        fabric.strategy.precision = (
+            FabricPrecision() if chosen == "32-true" else MixedPrecision("bf16-mixed", "cpu")
+        )
+
+
+def measure_precision(fabric: Fabric, step: Callable[[], object]) -> str:
+    """Choose between float32 and bfloat16 on a CPU by the time that `step` takes in each.
+
+    A CPU that has bfloat16 instructions need not be fast with them: on some Intel processors
+    with avx512_bf16 but without AMX a training step takes twice as long as in float32. So each
+    gets one step to warm up, then three. The Fabric is left in the one that won.
+
+    Returns:
+        What was measured and chosen, in words; of several processes the first decides.
+    """
+
+    def measure() -> tuple[str, str]:
+        seconds = {}
+        for name in ("32-true", "bf16-mixed"):
+            set_precision(fabric, name)
+            step()
+            start = time.perf_counter()
+            for _ in range(3):
+                step()
+            seconds[name] = (time.perf_counter() - start) / 3
+        best = min(seconds, key=lambda name: seconds[name])
+        return best, ", ".join(f"{name} {taken:.3f} s a step" for name, taken in seconds.items())
+
+    chosen, measured = distributed.decide_in_first(fabric, measure)
+    set_precision(fabric, chosen)
+    return f"precision {chosen}, measured on this machine: {measured}"
+
+
 def can_fuse(fabric: Fabric, clips: bool) -> bool:
     """Whether a fused optimizer may be used: not where float16's gradients are to be clipped."""
-    return not (clips and _precision(fabric) == "16-mixed")
+    return not (clips and precision(fabric) == "16-mixed")
 
 
-def peak_memory(fabric: Fabric) -> float:
+def peak_gpu_memory(fabric: Fabric) -> float:
     """The most GPU memory held by tensors so far, GB; 0 on a CPU."""
     cuda = fabric.device.type == "cuda"
     return torch.cuda.max_memory_allocated(fabric.device) / 1e9 if cuda else 0.0
 
 
+def peak_memory() -> float:
+    """The most memory this process has had resident so far, in MB (10**6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux gives KiB
+
+
+# Numbers of malloc.h, and the largest threshold that 64-bit glibc takes.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_LARGEST = 32 << 20
+
+
+def reuse_freed_memory() -> None:
+    """Make glibc keep freed memory for the next image.
+
+    By default every array of some megabytes is mapped afresh and faulted in page by page:
+    half the time of decoding and resizing. Elsewhere than on glibc this does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 16 << 20))
+    for number, value in settings:
+        accepted = mallopt(number, value)
+        assert accepted, f"mallopt({number}, {value}) was refused"
+
+
 @contextlib.contextmanager
-def memory_explained() -> Iterator[None]:
-    """Say what to lower when the GPU's memory does not suffice."""
+def explain_failures() -> Iterator[None]:
+    """Say which setting to change, where torch fails for a reason a user can put right.
+
+    Raises:
+        UserError: the GPU's memory does not suffice, a loader process has died, a batch is too
+            small for BatchNorm, or another process of this run has ended.
+    """
     try:
-        yield
+        with distributed.explain_lost_process():
+            yield
     except torch.cuda.OutOfMemoryError as error:
         first = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the GPU's memory does not suffice ({first}); lower train.batch_size and raise "
-            f"train.gradient.accumulate as much, lower train.size, or set runtime.precision to "
-            f"bf16-mixed; in validation lower runtime.batch_size"
+            f"the GPU's memory does not suffice ({first}); lower the phase's batch_size and raise "
+            f"train.gradient.accumulate as much, lower its size, or set runtime.precision to "
+            f"bf16-mixed; in validation and prediction lower runtime.batch_size"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a process that decodes images has ended ({str(error).partition('.')[0]}): most often "
+            f"for want of memory, the machine's or that of /dev/shm; lower runtime.workers or "
+            f"the phase's batch_size, or give it more"
+        ) from None
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise UserError(
+            "train.phases: found so few images in a batch, for each device, that BatchNorm has one "
+            "value a channel to take statistics of; raise batch_size, or size"
         ) from None
 
 
@@ -123,17 +225,17 @@ def arithmetic(fabric: Fabric) -> str:
     """What decides how numbers are rounded: the device and the precision."""
     name = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU"
     threads = f", {torch.get_num_threads()} threads" if name == "CPU" else ""
-    return f"{name}{threads}, {_precision(fabric)}"
-
-
-def _precision(fabric: Fabric) -> str:
-    return str(fabric.strategy.precision.precision)
+    return f"{name}{threads}, {precision(fabric)}"
 
 
 def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     if accelerator == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
-    # Without these instructions bfloat16 is emulated and several times slower than float32.
+    return "bf16-mixed" if has_bfloat16() else "32-true"
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without, it is several times slower."""
     cpu = Path("/proc/cpuinfo")
     flags = cpu.read_text() if cpu.exists() else ""
-    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+    return "avx512_bf16" in flags or "amx_bf16" in flags

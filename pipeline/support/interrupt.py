@@ -30,7 +30,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[Stop]:
+def note_signals() -> Iterator[Stop]:
     """While the block runs, SIGTERM and Ctrl-C are only noted; the second one acts at once.
 
     Worker processes forked meanwhile outlive the first Ctrl-C too, which a terminal sends to

@@ -84,13 +84,13 @@ class Keeper:
         late = time.monotonic() - self._saved >= self._seconds
         if self._fabric.world_size > 1 and self._steps % WINDOW and not epoch_ends:
             return False
-        return distributed.in_any(self._fabric, late or bool(self._stop.signal))
+        return distributed.is_in_any(self._fabric, late or bool(self._stop.signal))
 
     def save(self, progress: Progress) -> None:
         """Save, and stop if that was asked."""
         save(self._path, self._parts, self._own, progress, self._fabric)
         self._saved = time.monotonic()
-        if distributed.in_any(self._fabric, bool(self._stop.signal)):
+        if distributed.is_in_any(self._fabric, bool(self._stop.signal)):
             self._stop.leave()
 
     def save_and_leave(self, progress: Progress) -> NoReturn:
@@ -111,7 +111,7 @@ def save(
     The first process writes, also what is each one's `own`; all of them must call.
     """
     mine = {"random": _random_state(), **_states(own)}
-    each = distributed.gathered(fabric, mine)
+    each = distributed.gather(fabric, mine)
     if fabric.is_global_zero:
         content = {**_states(parts), "each": each, "progress": vars(progress)}
         tensor_file.save(path, content)
@@ -121,7 +121,7 @@ def resume(
     path: Path, parts: Mapping[str, Any], own: Mapping[str, Any], fabric: Fabric
 ) -> Progress:
     """Bring `parts` and the random generators to the state saved in `path`, if it exists."""
-    found = distributed.gathered(fabric, path.exists())
+    found = distributed.gather(fabric, path.exists())
     if len(set(found)) > 1:
         raise UserError(
             f"{path}: only some of the processes see it; let all machines share the project's "

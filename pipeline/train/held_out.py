@@ -78,7 +78,7 @@ class HeldOut:
             UserError: an image or a mask does not decode.
         """
         network.eval()
-        distributed.share(network.buffers(), self.fabric)  # BatchNorm's statistics
+        distributed.copy_from_first(self.fabric, network.buffers())  # BatchNorm's statistics
         mine = self.rows[self.fabric.global_rank :: self.fabric.world_size]
         scores, pictures = [], {}
         shown = set(mine[:: max(1, len(mine) // SHOWN)][:SHOWN] if self.pictures else [])
@@ -93,7 +93,7 @@ class HeldOut:
                 if stop.signal:
                     break
         mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
-        total, images, stopped = distributed.sums(self.fabric, mine_of_all)
+        total, images, stopped = distributed.total(self.fabric, mine_of_all)
         return None if stopped else Score(total / images, pictures)
 
     def _predict(self, network: nn.Module, rows: Sequence[Sample]) -> "tqdm[Prediction]":

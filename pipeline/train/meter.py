@@ -1,7 +1,6 @@
 """What an epoch measures while it runs: losses, and time not spent computing."""
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from pipeline.support import distributed, hardware
 from pipeline.support.errors import UserError
+from pipeline.support.progress import Stopwatch
 from pipeline.train.loss import Terms
 
 WINDOW = 20  # batches between two looks at a GPU: each makes the host wait for it
@@ -81,53 +81,19 @@ class Losses:
         )
 
 
-class Stopwatch:
-    """How long the device computed, of all the time since `restart`.
-
-    On a GPU the times are those of its own clock, read when the epoch is over: the host runs
-    ahead of it, so the host's waiting says little.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to measure."""
-        self._began = time.perf_counter()
-        self._marks: list[Any] = []
-
-    def mark(self) -> None:
-        """A step's work begins, or ends: called twice a step."""
-        if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
-
-    def stop(self) -> None:
-        """Set `seconds` since `restart`, and `waiting`, the share of them between steps."""
-        if self._cuda:
-            torch.cuda.synchronize()
-        self.seconds = time.perf_counter() - self._began
-        pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
-        busy = sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in pairs)
-        # Without a step (a run that was stopped while it validated) there is no share.
-        self.waiting = max(0.0, 1 - busy / self.seconds) if self._marks else math.nan
-
-
-def measured(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> dict[str, float]:
+def measured(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> dict[str, Any]:
     """An epoch's figures by name, after `images` images; all processes must ask.
 
     `waiting` is a share, of the first process; the rest is over all processes.
     """
-    total, bce, dice = distributed.mean_over(fabric, losses.means())
+    total, bce, dice = (
+        v / fabric.world_size for v in distributed.total(fabric, losses.means().tolist())
+    )
     return {
         "loss": total,
         "bce": bce,
         "dice_loss": dice,
         "images_per_second": images / clock.seconds if images else math.nan,
         "waiting": clock.waiting,
-        "gpu_memory_gb": hardware.peak_memory(fabric),
+        "gpu_memory_gb": hardware.peak_gpu_memory(fabric),
     }

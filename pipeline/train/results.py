@@ -49,7 +49,7 @@ def choose(
         return best["weights"], metrics
     if held_out.fabric.is_global_zero:
         network.load_state_dict(averages.mean([epoch["weights"] for epoch in progress.best]))
-    distributed.share(network.state_dict().values(), held_out.fabric)
+    distributed.copy_from_first(held_out.fabric, network.state_dict().values())
     score = held_out.score(network, stop)
     if score is None:
         stop.leave()

@@ -22,16 +22,16 @@ from pipeline.data.samples import Sample
 from pipeline.networks import model
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe, Runtime, Train
-from pipeline.support import distributed, failures, files, fingerprint, hardware, interrupt, memory
+from pipeline.support import distributed, files, fingerprint, hardware, interrupt
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
-from pipeline.support.progress import Bar, Journal
+from pipeline.support.progress import Bar, Stopwatch, TensorBoard
 from pipeline.train import averages, cache, checkpoint, optimizers, results, schedules, starting
 from pipeline.train.augment import Augmentation
 from pipeline.train.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
 from pipeline.train.held_out import HeldOut
 from pipeline.train.loss import entropy_dice, shares
-from pipeline.train.meter import Losses, Stopwatch, measured
+from pipeline.train.meter import Losses, measured
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
     fabric: Fabric,
     last: Path,
     stop: Stop,
-    journal: Journal,
+    journal: TensorBoard,
 ) -> checkpoint.Progress:
     """Run all epochs, going on from the checkpoint `last` if an earlier run left one.
 
@@ -94,7 +94,7 @@ def train(
                 losses.look()
                 keeper.save(progress)
             clock.mark()
-        bar.close()
+        bar.__exit__()
         losses.look()
         clock.stop()
 
@@ -108,7 +108,7 @@ def train(
         progress.end_epoch(row, averages.on_cpu(ema.network), settings.weights.average)
         journal.write_epoch(progress.epoch, row, score.pictures)
         said = f"loss {row['loss']:.4f}, held-out Dice {score.dice:.5f}"
-        fabric.print(f"{title}: {said}, {row['waiting']:.0%} waiting for data", flush=True)
+        fabric.print(f"{title}: {said}, {row['waiting'] or 0:.0%} waiting for data", flush=True)
         if keeper.is_due(epoch_ends=True):
             keeper.save(progress)
     if settings.weights.average > 1:  # their mean is still to be scored
@@ -127,7 +127,11 @@ def _batches(
         len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
         fabric.global_rank, fabric.world_size, chances,
     )  # fmt: skip
-    distributed.check_share(batches.batch_size, fabric)
+    if batches.batch_size % fabric.world_size:
+        raise UserError(
+            f"train.batch_size: found batches of {batches.batch_size} for {fabric.world_size} "
+            f"processes, expected a multiple; change it, or runtime.devices"
+        )
     pin = fabric.device.type == "cuda"
     return batches, load_batches(dataset, batches, hardware.workers(runtime.workers), pin)
 
@@ -161,16 +165,15 @@ def run(recipe: Recipe, paths: Paths, fold: int) -> None:
     work = paths.work / f"train-fold{fold}"
     # Fabric starts the other processes, if any, with this same command: they find it locked.
     locked = files.only_process(work) if distributed.is_first() else contextlib.nullcontext()
-    with locked, hardware.memory_explained(), failures.explained():
-        memory.keep_freed()  # before loader processes are forked, which inherit it
+    with locked, hardware.explain_failures():
+        hardware.reuse_freed_memory()  # before loader processes are forked, which inherit it
         fabric = hardware.launch(
             runtime.accelerator, runtime.precision, runtime.threads, runtime.devices, runtime.nodes
         )
-        distributed.end_with_first()
         if runtime.deterministic:
             hardware.make_deterministic()
         _run(recipe, paths, fold, fabric, work)
-        distributed.end()
+        distributed.leave()
         if fabric.is_global_zero:
             shutil.rmtree(work)
 
@@ -187,7 +190,7 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
         start = starting.find(settings.weights.init_from, fold, paths)
         starting.load(network, start)
     if settings.sync_batchnorm:
-        distributed.share_batchnorm(network, fabric)
+        distributed.synchronize_batchnorm(fabric, network)
     fabric.print(
         f"fold {fold}: {len(training)} images to train on, {len(held_out)} held out; "
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
@@ -205,6 +208,6 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     read = [paths.samples, start] if start else [paths.samples]
     last = work / fingerprint.key("train", settings.model_dump_json(), read, paths.raw) / "last.pt"
     logs = paths.logs / f"fold{fold}" if runtime.tensorboard and fabric.is_global_zero else None
-    with Journal(logs) as journal, interrupt.noticed() as stop:
+    with TensorBoard(logs) as journal, interrupt.note_signals() as stop:
         progress = train(network, dataset, judge, settings, runtime, fabric, last, stop, journal)
         results.write(paths, fold, network, progress, judge, stop)
