@@ -38,7 +38,7 @@ from pipeline.kaggle import crc32c, receipts, transfer
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.recipe import read
 from pipeline.recipe.schema import Competition, Dataset, Synthetic
-from pipeline.support import disk
+from pipeline.support import files
 from pipeline.support.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -530,7 +530,7 @@ def test_disk_too_small_to_begin(server: KaggleServer, tmp_path: Path) -> None:
         fetch(tmp_path / "raw")
     assert not server.count("GET")
     with pytest.raises(UserError, match="the disk has"):
-        disk.check_space(tmp_path, 10**18, "train.zip")
+        files.check_space(tmp_path, 10**18, "train.zip")
 
 
 def test_unknown_file_and_competition(server: KaggleServer, tmp_path: Path) -> None:

@@ -124,3 +124,91 @@ with only_process(pathlib.Path({str(tmp_path)!r})):
                 pass
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+def test_what_was_sealed_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "new/state.bin"
+    assert files.read_checked(path) is None
+    for content in (b"", b"x" * 3_000_000):
+        files.write_checked(path, content)
+        assert files.read_checked(path) == content and files.verify(path) == len(content)
+        assert path.read_bytes().startswith(content)
+    files.write_checked(path, lambda stream: stream.write(b"by a function"))
+    assert files.read_checked(path) == b"by a function"
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "longer", "digest", "unsealed"])
+def test_damaged_scratch_is_said_and_removed(tmp_path: Path, capsys, damage: str) -> None:
+    path = tmp_path / "state.bin"
+    content = bytes(range(256)) * 9
+    files.write_checked(path, content)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "byte": whole[:700] + b"\0" + whole[701:],
+            "cut": whole[: len(whole) // 2],
+            "empty": b"",
+            "longer": whole + b"\0",
+            "digest": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "unsealed": content,
+        }[damage]
+    )
+    assert files.read_checked(path) is None
+    assert f"{path}: damaged" in capsys.readouterr().err
+    assert not path.exists()
+    assert files.read_checked(path) is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENAMETOOLONG])
+def test_what_a_file_system_refuses_is_one_line(tmp_path: Path, number: int) -> None:
+    said = f"^{tmp_path}/file.txt: {os.strerror(number)}; all is kept; "
+    with (
+        pytest.raises(UserError, match=said),
+        files.explained(tmp_path / "file.txt", "all is kept"),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_disk_without_inodes_is_told_from_a_full_one(tmp_path: Path, monkeypatch) -> None:
+    found = os.statvfs(tmp_path)
+    none_left = type("Found", (), {"f_files": 9, "f_favail": 0, "f_bavail": found.f_bavail or 1})
+    monkeypatch.setattr(os, "statvfs", lambda path: none_left)
+    with (
+        pytest.raises(UserError, match="no inodes are left.; remove some files"),
+        files.explained(tmp_path / "file.txt"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    for place in (tmp_path / "out/table.csv", tmp_path / "out/deep/table.csv"):
+        with pytest.raises(UserError, match="out.*a file stands where a folder is needed"):
+            files.write_text(place, "text")
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+        files.check_writable(tmp_path / "out")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken.*a folder stands where a file is needed"):
+        files.write_text(tmp_path / "taken", "text")
+    files.check_writable(tmp_path / "taken")
+    assert sorted(os.listdir(tmp_path)) == ["out", "taken"] and not os.listdir(tmp_path / "taken")
+
+
+def test_a_lock_is_waited_for_and_that_is_said_once(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from pipeline.support.files import locked
+with locked(Path({str(tmp_path / "ledger.csv")!r}), "waiting for another submission"):
+    print("in")
+"""
+    with files.locked(tmp_path / "ledger.csv"):
+        second = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert second.stderr is not None
+        assert second.stderr.readline() == "waiting for another submission\n"
+        assert second.poll() is None
+    out, err = second.communicate(timeout=60)
+    assert (out, err, second.returncode) == ("in\n", "", 0)
+    assert os.listdir(tmp_path) == []

@@ -1,6 +1,5 @@
 """The table of samples: one row an image, training and test, with its size and its fold."""
 
-import csv
 import dataclasses
 import functools
 from collections import Counter
@@ -8,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pipeline.support import table
 from pipeline.support.errors import UserError
-from pipeline.support.files import written_whole
 
 NO_FOLD = -1
 
@@ -22,6 +21,19 @@ class Label(NamedTuple):
 
 
 BINARY = (Label("background", 0), Label("foreground", 1))
+
+
+def _written(labels: Iterable[Label]) -> str:
+    return " ".join(f"{label.name}={label.value}" for label in labels)
+
+
+@functools.cache
+def _read(cell: str) -> tuple[Label, ...]:
+    """The labels of one row; the same object for all rows that have the same ones."""
+    words = [word.partition("=") for word in cell.split()]
+    if len(words) < 2 or not all(value.isdecimal() for _, _, value in words):
+        raise ValueError("two or more of name=value")
+    return tuple(Label(name, int(value)) for name, _, value in words)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +50,9 @@ class Entry:
     group: str
     image: str
     mask: str
-    labels: tuple[Label, ...] = dataclasses.field(default=BINARY, kw_only=True)
+    labels: tuple[Label, ...] = dataclasses.field(
+        default=BINARY, kw_only=True, metadata=table.cells(encode=_written, decode=_read)
+    )
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -63,18 +77,12 @@ class Sample(Entry):
     fold: int
     height: int
     width: int
-    foreground: float
+    foreground: float = dataclasses.field(metadata=table.cells(digits=6))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.height, self.width
-
-
-COLUMNS = (
-    "sample_id", "split", "group", "fold", "image", "mask", "height", "width", "foreground",
-    "labels",
-)  # fmt: skip
 
 
 def write(path: Path, samples: Sequence[Sample]) -> None:
@@ -84,16 +92,7 @@ def write(path: Path, samples: Sequence[Sample]) -> None:
         UserError: a group leaks, see `check_no_leak`.
     """
     check_no_leak(samples, path)
-    with written_whole(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for sample in samples:
-            row = {
-                **dataclasses.asdict(sample),
-                "foreground": f"{sample.foreground:.6f}",
-                "labels": " ".join(f"{label.name}={label.value}" for label in sample.labels),
-            }
-            writer.writerow(row[column] for column in COLUMNS)
+    table.write(path, Sample, samples)
 
 
 def read(path: Path) -> list[Sample]:
@@ -102,17 +101,7 @@ def read(path: Path) -> list[Sample]:
     Raises:
         UserError: it is missing, has other columns, an unreadable row, or a group leaks.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise UserError(
-                    f"{path}: found columns {reader.fieldnames}, expected {list(COLUMNS)}; "
-                    f"run the split stage again"
-                )
-            rows = [_parse(row, f"{path}: line {reader.line_num}") for row in reader]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the split stage first") from None
+    rows = table.read(path, Sample, "run the split stage")
     check_no_leak(rows, path)
     return rows
 
@@ -192,32 +181,3 @@ def _place(sample: Sample) -> str:
     if sample.split == "test":
         return "the test set"
     return "no fold" if sample.fold == NO_FOLD else f"fold {sample.fold}"
-
-
-@functools.cache
-def _labels(text: str) -> tuple[Label, ...]:
-    """The labels of one row; the same object for all rows that have the same ones."""
-    parts = [word.partition("=") for word in text.split()]
-    if len(parts) < 2:
-        raise ValueError(f"found labels {text!r}, expected two or more of name=value")
-    return tuple(Label(name, int(value)) for name, _, value in parts)
-
-
-def _parse(row: dict[str, str], where: str) -> Sample:
-    try:
-        if row["split"] not in ("train", "test"):
-            raise ValueError(f"found split {row['split']!r}, expected train or test")
-        return Sample(
-            sample_id=row["sample_id"],
-            split="train" if row["split"] == "train" else "test",
-            group=row["group"],
-            image=row["image"],
-            mask=row["mask"],
-            fold=int(row["fold"]),
-            height=int(row["height"]),
-            width=int(row["width"]),
-            foreground=float(row["foreground"]),
-            labels=_labels(row["labels"]),
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}; run the split stage again") from None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.kaggle import receipts
-from pipeline.support import disk
+from pipeline.support import files
 from pipeline.support.errors import UserError
 
 _VARIABLE = "PIPELINE_DATA"
@@ -53,7 +53,7 @@ def take(origins: Iterable[str], local: Path, out: Path, folder: Path) -> None:
         source = _found(local, origin)
         part = folder / source.name
         part.unlink(missing_ok=True)
-        how = disk.link_or_copy(source, part)
+        how = files.link_or_copy(source, part)
         if source.suffix == ".zip" and (problem := receipts.zip_flaw(part)):
             part.unlink()
             raise UserError(f"{source}: {problem}; replace it by a whole copy")

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.kaggle import receipts
-from pipeline.support import disk
+from pipeline.support import files
 
 
 def beside(out: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def _taken(origin: str, other: Path, out: Path, folder: Path) -> bool:
     source, part = other / receipt.stored, folder / receipt.stored
     part.unlink(missing_ok=True)
     try:
-        how = disk.link_or_copy(source, part)
+        how = files.link_or_copy(source, part)
     except (FileNotFoundError, PermissionError):  # deleted, or another user's
         return False
     now = receipts.renewed(receipt, part)

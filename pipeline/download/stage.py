@@ -30,7 +30,7 @@ from pipeline.kaggle.remote import Offer
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Competition, Dataset, Recipe, Synthetic
-from pipeline.support import disk
+from pipeline.support import files
 from pipeline.support.errors import UserError
 from pipeline.support.files import only_process, write_text
 
@@ -146,7 +146,7 @@ def _fetch(
             write_text(folder / _NOTE, json.dumps(absent))
         _refuse_changed(absent, out, folder)
         size = sum(transfer.missing_bytes(offer, folder) for offer in offers)
-        disk.check_space(folder, size, "what is still missing")
+        files.check_space(folder, size, "what is still missing")
         for offer in offers:
             part, name = transfer.fetch(offer, folder, policy)
             receipts.keep(folder, f"{place}/{offer.name}", part, out / name)

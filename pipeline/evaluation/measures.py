@@ -1,10 +1,8 @@
 """What is written down of every out-of-fold prediction, beside its counts at every level."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +11,8 @@ from pipeline.data.samples import Sample
 from pipeline.masks import parts, runs
 from pipeline.masks.runs import Runs
 from pipeline.metrics.dice import HALF, dice_by_threshold
+from pipeline.support import table
 from pipeline.support.errors import UserError
-from pipeline.support.files import written_whole
 
 # Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
 UNCERTAIN = slice(13, 243)
@@ -35,10 +33,7 @@ class Measures:
     predicted: int
     true: int
     parts: int
-    uncertain: float
-
-
-COLUMNS = tuple(field.name for field in dataclasses.fields(Measures))
+    uncertain: float = dataclasses.field(metadata=table.cells(digits=6))
 
 
 def measure(
@@ -69,12 +64,7 @@ def measure(
 
 def write(path: Path, measures: Sequence[Measures]) -> None:
     """Write the table as CSV, in one step."""
-    with written_whole(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in measures:
-            row = {**dataclasses.asdict(one), "uncertain": f"{one.uncertain:.6f}"}
-            writer.writerow(row[column] for column in COLUMNS)
+    table.write(path, Measures, measures)
 
 
 def read(path: Path) -> list[Measures]:
@@ -83,14 +73,7 @@ def read(path: Path) -> list[Measures]:
     Raises:
         UserError: it is missing, has other columns or an unreadable row.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"found columns {reader.fieldnames}, expected {list(COLUMNS)}")
-            return [_parse(row) for row in reader]
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
+    return table.read(path, Measures, "run the validate stage of this fold")
 
 
 def read_folds(folder: Path, folds: Sequence[int], rows: Sequence[Sample]) -> list[Measures]:
@@ -106,10 +89,3 @@ def read_folds(folder: Path, folds: Sequence[int], rows: Sequence[Sample]) -> li
             f"{len(rows)} of fold<k>.npz; run the validate stage again"
         )
     return found
-
-
-def _parse(row: dict[str, Any]) -> Measures:
-    return Measures(**{field.name: field.type(row[field.name]) for field in _FIELDS})
-
-
-_FIELDS: Any = dataclasses.fields(Measures)

@@ -27,7 +27,7 @@ from pipeline.kaggle.remote import (
     rest,
 )
 from pipeline.kaggle.retry import RetryPolicy
-from pipeline.support import disk
+from pipeline.support import files
 from pipeline.support.errors import UserError
 
 _CHUNK = 1 << 18  # bytes asked of the connection at a time; it gives what has arrived
@@ -106,7 +106,7 @@ def _receive(offer: Offer, part: Path) -> Remote:
         else:  # the whole file: nothing was here, or it changed, or the server has no ranges
             remote, have = announced(response, offer), 0
             _begin(part, remote)
-        disk.check_space(part.parent, (remote.expected.length or 0) - have, offer.name)
+        files.check_space(part.parent, (remote.expected.length or 0) - have, offer.name)
         _append(response, part, have, remote)
     return remote
 
@@ -138,7 +138,7 @@ def _append(response: requests.Response, part: Path, have: int, remote: Remote) 
         desc=remote.name, total=length, initial=have, unit="B", unit_scale=True,
         unit_divisor=1024, disable=None,
     )  # fmt: skip
-    with bar, disk.writing(part), part.open("ab") as stream:
+    with bar, files.explained(part, "what arrived is kept"), part.open("ab") as stream:
         for piece in _pieces(response):
             stream.write(piece)
             bar.update(len(piece))

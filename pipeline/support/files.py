@@ -1,19 +1,116 @@
-"""Files that are either whole or not there, and folders one process works in at a time."""
+"""Files that are either whole or not there, what a full disk means, and locks.
+
+Whatever is published is written beside its place and renamed (`written_whole`). Scratch that a
+later run trusts carries a checksum of its bytes (`write_checked`). One process works in a place
+at a time (`locked`).
+"""
 
 import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from pipeline.support.errors import UserError
 
 TEMPORARY = ".tmp"  # the ending of unfinished files, which .dvcignore names
+
+_SPARE = 64 << 20  # bytes left free on the disk, for receipts and everybody else
+_MARK = b"\nsha256\n"  # before the digest that ends a checked file
+_FOOTER = len(_MARK) + hashlib.sha256().digest_size
+
+_ADVICE = {
+    errno.ENOSPC: "free some space and run the command again",
+    errno.EDQUOT: "free some space of your quota and run the command again",
+    errno.EFBIG: "the disk or a limit (ulimit -f) takes no larger file; raise it, run again",
+    errno.EROFS: "give a place that can be written to",
+    errno.EACCES: "give yourself the right to it, or another place",
+    errno.EPERM: "give yourself the right to it, or another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; move it away, or give another place",
+    errno.EEXIST: "a file stands where a folder is needed; move it away, or give another place",
+    errno.EISDIR: "a folder stands where a file is needed; move it away, or give another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EIO: "the disk fails; look at it before anything else",
+}
+
+
+@contextlib.contextmanager
+def explained(path: Path, kept: str = "") -> Iterator[None]:
+    """Turn what a file system refuses while the block runs into one line.
+
+    Args:
+        path: what is said to be refused, where the error itself names nothing.
+        kept: what is not lost by it, said in the line.
+
+    Raises:
+        UserError: the disk is full or read-only, a file stands where a folder should, ...;
+            other errors pass as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        raise UserError(_refusal(error, path, kept)) from error
+
+
+def _refusal(error: OSError, path: Path, kept: str) -> str:
+    assert error.errno is not None
+    named = error.filename if isinstance(error.filename, str) else ""
+    # Of a temporary file only its folder tells the user anything.
+    place = Path(named) if named and not named.endswith(TEMPORARY) else path
+    said, advice = os.strerror(error.errno), _ADVICE[error.errno]
+    if error.errno == errno.ENOSPC and _has_no_inodes(place):
+        said, advice = f"{said} for another file (no inodes are left)", "remove some files"
+    return "; ".join(filter(None, (f"{place}: {said}", kept, advice)))
+
+
+def _has_no_inodes(path: Path) -> bool:
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    found = os.statvfs(there)
+    return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it.
+
+    Raises:
+        UserError: the file system refuses, see `explained`.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and a file in it, which is removed: refuse before the work, not after it.
+
+    Raises:
+        UserError: the file system refuses, see `explained`.
+    """
+    make_folder(folder)
+    with explained(folder), tempfile.NamedTemporaryFile(dir=folder, suffix=TEMPORARY):
+        pass
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse work for which the disk of `folder` has no room.
+
+    Raises:
+        UserError: fewer than `needed` bytes, and some to spare, are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed and free < needed + _SPARE:
+        raise UserError(
+            f"{folder}: {what} needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; "
+            "free some space, or move the project to another disk"
+        )
 
 
 @contextlib.contextmanager
@@ -23,25 +120,27 @@ def written_whole(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file is removed and `path` stays as it was. A process
     killed outright leaves only a hidden `.<name>.<random>.tmp` file, never a short `path`, and
     the next call for `path` removes it.
-    A write that fails because the disk is full becomes a `UserError`.
+
+    Raises:
+        UserError: the file system refuses, see `explained`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _sweep(path)
-    handle, name = tempfile.mkstemp(suffix=TEMPORARY, prefix=f".{path.name}.", dir=path.parent)
+    with explained(path):
+        handle, name = tempfile.mkstemp(suffix=TEMPORARY, prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
-        # Held until the end, it tells a file being written from one that a kill left behind.
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # mkstemp makes files private; what we publish follows the user's umask like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with explained(path):
+            # Held until the end, it tells a file being written from one that a kill left behind.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # mkstemp makes files private; what we publish follows the user's umask like any other.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
@@ -50,25 +149,81 @@ def written_whole(path: Path) -> Iterator[Path]:
 def _sweep(path: Path) -> None:
     """Remove what killed processes left of `path`."""
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), stale.open() as stream:
+        with contextlib.suppress(OSError), stale.open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stale.unlink()
 
 
-def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return UserError(f"{path}: {error.strerror}; free some space and run the command again")
-    return error
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` in one step; see `written_whole`."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_checked(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write `content` and a checksum of it to `path` in one step; see `written_whole`.
+
+    Args:
+        content: bytes, or a function that writes them to the stream it is given.
+    """
+    with written_whole(path) as temporary:
+        with temporary.open("wb") as stream:
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content)
+        seal(temporary)
+
+
+def seal(path: Path) -> None:
+    """Add to a file that is written but not published the checksum `verify` looks for."""
+    with path.open("rb+") as stream:
+        digest = hashlib.file_digest(stream, "sha256").digest()
+        stream.write(_MARK + digest)
+
+
+def verify(path: Path) -> int | None:
+    """The bytes of content in a checked file, whose checksum is right; else None.
+
+    It reads the file once and holds a block of it at a time. The content starts at the file's
+    first byte, so that `numpy.memmap` and others can read it where it lies.
+
+    Returns:
+        None where there is no such file, or where it is damaged: cut short, changed by a byte,
+        never sealed. Damage is said on stderr, and the file is removed, so that it is made again.
+    """
+    try:
+        with path.open("rb") as stream:
+            length = path.stat().st_size - _FOOTER
+            digest, left = hashlib.sha256(), length
+            while left > 0 and (block := stream.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+            if length >= 0 and stream.read() == _MARK + digest.digest():
+                return length
+    except FileNotFoundError:
+        return None
+    print(f"{path}: damaged, its checksum is not right; it is removed and made again",
+          file=sys.stderr, flush=True)  # fmt: skip
+    path.unlink(missing_ok=True)
+    return None
+
+
+def read_checked(path: Path) -> bytes | None:
+    """The content that `write_checked` wrote, or None as by `verify`."""
+    length = verify(path)
+    return None if length is None else path.read_bytes()[:length]
 
 
 def move(source: Path, target: Path) -> None:
     """Give a whole file, flushed to disk, its final name in one step, on any file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     try:
         os.replace(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
-            raise
+            with explained(target):
+                raise
         with written_whole(target) as temporary:
             shutil.copyfile(source, temporary)
         source.unlink()
@@ -77,6 +232,21 @@ def move(source: Path, target: Path) -> None:
         os.fsync(folder)  # the name too is to survive a power cut
     finally:
         os.close(folder)
+
+
+def link_or_copy(source: Path, target: Path) -> str:
+    """Make `target` a hard link to `source`, else a copy; return which, in words.
+
+    Raises:
+        UserError: there is no room for a copy, or the file system refuses.
+    """
+    with contextlib.suppress(OSError):  # another file system, or one without links
+        os.link(source.resolve(), target)
+        return "linked"
+    check_space(target.parent, source.stat().st_size, source.name)
+    with explained(target):
+        shutil.copyfile(source, target)
+    return "copied"
 
 
 def remove_folders(parent: Path, prefix: str) -> None:
@@ -93,25 +263,25 @@ def remove_folders(parent: Path, prefix: str) -> None:
         shutil.rmtree(doomed)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` in one step; see `written_whole`."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 @contextlib.contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `folder` (made if missing) while the block runs.
+def locked(place: Path, waiting: str = "") -> Iterator[None]:
+    """Be the only process at `place`, a file or a folder, while the block runs.
 
     The lock is the kernel's (`flock`), so it goes with the process, however that ends. Its file
-    lies beside the folder, which the block may remove.
+    lies beside `place`, which the block may make, replace and remove.
+
+    Args:
+        waiting: said once, where another process holds it; then it is waited for. Without it
+            another process is an error.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the file system refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name.lstrip('.')}.lock")
-    with _locked(path, folder) as stream:
+    make_folder(place.parent)
+    path = place.with_name(f".{place.name.lstrip('.')}.lock")
+    with explained(path):
+        held = _lock(path, place, waiting)
+    with held as stream:
         # Workers forked later outlive a kill for seconds; their copies would hold the lock.
         os.register_at_fork(after_in_child=stream.close)
         try:
@@ -120,12 +290,21 @@ def only_process(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, folder: Path) -> IO[str]:
+def _lock(path: Path, place: Path, waiting: str) -> IO[str]:
     """The file at `path`, locked."""
+    said = False
     while True:
         stream = path.open("w")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waiting:
+                    raise
+                if not said:
+                    print(waiting, file=sys.stderr, flush=True)
+                said = True
+                fcntl.flock(stream, fcntl.LOCK_EX)
             if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
                 return stream
         except FileNotFoundError:
@@ -133,6 +312,14 @@ def _locked(path: Path, folder: Path) -> IO[str]:
         except BlockingIOError:
             stream.close()
             raise UserError(
-                f"{folder}: another process is working here; wait for it to end, or stop it"
+                f"{place}: another process is working here; wait for it to end, or stop it"
             ) from None
         stream.close()
+
+
+@contextlib.contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Make `folder` and be the only process in it while the block runs; see `locked`."""
+    make_folder(folder)
+    with locked(folder):
+        yield

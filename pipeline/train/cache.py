@@ -15,7 +15,7 @@ import PIL
 import simplejpeg
 from tqdm import tqdm
 
-from pipeline.support import disk, fingerprint
+from pipeline.support import files, fingerprint
 from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
 from pipeline.train.dataset import Decoder, Pictures
@@ -122,7 +122,7 @@ def _build(path: Path, decoder: Decoder) -> None:
     for old in path.parent.glob("*cache-*"):  # of other settings, or half made
         shutil.rmtree(old)
     size = sum(int(np.prod(shape)) for shape in _shapes(decoder))
-    disk.check_space(path.parent, size, "runtime.cache: disk")
+    files.check_space(path.parent, size, "runtime.cache: disk")
     unfinished = path.with_name(f"unfinished-{path.name}")
     unfinished.mkdir()
     images, targets = (
