@@ -8,30 +8,24 @@ the numbers of cars alone, not on who draws what when.
 import contextlib
 import io
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 import zipfile
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from pipeline.masks import rle
+from pipeline.support.arrays import Mask, UInt8
+from pipeline.support.concurrency import mapped
 from pipeline.support.files import written_whole
-from sample.backdrop import backdrop
-from sample.camera import HEIGHT, VIEWS, WIDTH
 from sample.design import Design, Metadata, design
-from sample.parts import parts_of
-from sample.render import render
+from sample.render import Scene, render
+from sample.studio import HEIGHT, VIEWS, WIDTH, backdrop
+from sample.surfaces import surfaces
 
 _DATE = (2017, 7, 25, 0, 0, 0)  # of every file in Kaggle's archives
 _JPEG_QUALITY = 78  # with the sensor noise: about 100 kB an image, as the real ones
@@ -44,13 +38,13 @@ class _Files(NamedTuple):
     name: str
     image: bytes
     mask: bytes
-    bits: NDArray[np.uint8]
+    bits: UInt8
 
 
-def write_archives(folder: Path, train_cars: int, test_cars: int, seed: int, workers: int) -> None:
+def write_archives(folder: Path, train_cars: int, test_cars: int, seed: int, threads: int) -> None:
     """Draw the sample and write Carvana's six archives of it into `folder` (made if missing).
 
-    The bytes depend on `seed` and the two numbers of cars, not on `workers`. Each archive
+    The bytes depend on `seed` and the two numbers of cars, not on `threads`. Each archive
     appears whole or not at all.
 
     Args:
@@ -58,17 +52,16 @@ def write_archives(folder: Path, train_cars: int, test_cars: int, seed: int, wor
         train_cars: cars with masks, 16 views each.
         test_cars: cars without.
         seed: 0 or more.
-        workers: processes that draw; 0 counts as 1.
+        threads: that draw; 0 counts as 1. (Most of the time is spent in OpenCV and NumPy, which
+            let others run meanwhile.)
     """
     designs = [design(seed, index) for index in range(train_cars + test_cars)]
     train = _by_id(designs, range(train_cars))
     test = _by_id(designs, range(train_cars, len(designs)))
-    workers = max(1, workers)
-    with _workers(workers) as pool:
-        drawn = _drawn(pool, workers, seed, train + test)
-        files = iter(tqdm(drawn, "draw the sample", len(designs) * VIEWS, unit="image"))
-        _write_train(folder, files, train_cars * VIEWS)
-        names = _write_test(folder, files)
+    drawn = _draw(seed, train + test, threads)
+    files = iter(tqdm(drawn, "draw the sample", len(designs) * VIEWS, unit="image"))
+    _write_train(folder, files, train_cars * VIEWS)
+    names = _write_test(folder, files)
     submission = [["img", "rle_mask"], *([name, "1 1"] for name in names)]
     _write_csv(folder, "sample_submission.csv", submission)
     metadata = sorted([car.car_id, *car.metadata] for car in designs)
@@ -128,62 +121,28 @@ def _entry(name: str, compression: int = zipfile.ZIP_STORED) -> zipfile.ZipInfo:
     return entry
 
 
-# --- the workers
-
-
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned processes: a forked copy of a process with threads may hang."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, end with it however it ends, and take one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    """Wait for the parent's end; a killed one cannot tell its workers."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _drawn(
-    pool: ProcessPoolExecutor, workers: int, seed: int, indices: list[int]
-) -> Iterator[_Files]:
+def _draw(seed: int, indices: list[int], threads: int) -> Iterator[_Files]:
     """Every view of the cars, in order; few are drawn ahead, so memory stays flat."""
-    firsts = range(1, VIEWS + 1, _VIEWS_A_TASK)
-    waiting: deque[Future[list[_Files]]] = deque()
-    for index, first in itertools.product(indices, firsts):
-        waiting.append(pool.submit(_draw_views, seed, index, first))
-        if len(waiting) > 2 * workers:
-            yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
+    cv2.setNumThreads(1)  # the threads here are enough
+    tasks = itertools.product(indices, range(1, VIEWS + 1, _VIEWS_A_TASK))
+    yield from itertools.chain.from_iterable(
+        mapped(lambda task: _draw_views(seed, *task), tasks, threads)
+    )
 
 
 def _draw_views(seed: int, index: int, first: int) -> list[_Files]:
     """A task: `_VIEWS_A_TASK` views of a car, the first from 1."""
     car_id, car, studio, _ = design(seed, index)
-    parts, empty = parts_of(car), backdrop(studio)
+    scene = Scene(car.shape, surfaces(car), studio, backdrop(studio))
     files = []
     for view in range(first, first + _VIEWS_A_TASK):
         rng = np.random.default_rng([seed, 2, index, view])
-        image, mask = render(car, parts, studio, empty, view, rng)
+        image, mask = render(scene, view, rng)
         files.append(_Files(f"{car_id}_{view:02d}", _jpeg(image), _gif(mask), _bits(mask)))
     return files
 
 
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
+def _jpeg(image: UInt8) -> bytes:
     """A JPEG of an image (H, W, 3), RGB."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
@@ -191,7 +150,7 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
-def _gif(mask: NDArray[np.bool_]) -> bytes:
+def _gif(mask: Mask) -> bytes:
     """A palette GIF of a mask (H, W): values 0 (black) and 1 (white)."""
     image, data = Image.fromarray(mask.astype(np.uint8), mode="P"), io.BytesIO()
     image.putpalette([0, 0, 0, 255, 255, 255])
@@ -199,6 +158,6 @@ def _gif(mask: NDArray[np.bool_]) -> bytes:
     return data.getvalue()
 
 
-def _bits(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _bits(mask: Mask) -> UInt8:
     """Eight pixels a byte, the first in the lowest bit: an eighth to hand to the parent."""
     return np.packbits(mask, bitorder="little")

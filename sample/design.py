@@ -5,13 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sample import ends, fittings, glass, paint, sides, styles
-from sample.car import Car, Decal
-from sample.shape import Shape
+from sample.car import CHROME, SHAPES, Car, Color
 from sample.studio import Studio
 
-_RIMS: list[paint.Colour] = [(214, 216, 219), (166, 168, 172), (52, 53, 56)]
-_RUBBER: paint.Colour = (24, 24, 25)
+_PAINTS: dict[str, Color] = {
+    "white": (232, 233, 232), "silver": (176, 180, 184), "light grey": (206, 207, 205),
+    "black": (22, 23, 25), "red": (150, 20, 28), "blue": (36, 74, 150), "grey": (92, 95, 99),
+    "navy": (24, 34, 66), "pearl": (224, 220, 210), "brown": (84, 62, 48),
+    "green": (40, 78, 62), "orange": (196, 92, 30),
+}  # fmt: skip
+_RIMS: list[Color] = [(214, 216, 219), (166, 168, 172), (52, 53, 56)]
+_RUBBER: Color = (24, 24, 25)
 _MAKES = ["Alder", "Brisa", "Corvid", "Dunmore", "Estrel", "Fjord"]  # invented, as the models
 _MODELS = ["Lark", "Mesa", "Nimbus", "Orla", "Pico", "Quill"]
 
@@ -41,56 +45,33 @@ def design(seed: int, index: int) -> Design:
     Styles and paints take turns, so that a few cars already differ.
     """
     order = np.random.default_rng([seed, 0])
-    names = order.permutation(list(styles.SHAPES)).tolist()
-    paints = order.permutation(list(paint.PAINTS)).tolist()
-    style, colour = names[index % len(names)], paints[index % len(paints)]
+    names = order.permutation(list(SHAPES)).tolist()
+    paints = order.permutation(list(_PAINTS)).tolist()
+    style, paint = names[index % len(names)], paints[index % len(paints)]
     rng = np.random.default_rng([seed, 1, index])
     car_id = rng.bytes(6).hex()
-    car = _car(style, paint.PAINTS[colour], rng)
-    return Design(car_id, car, _studio(rng), _metadata(rng, style, colour))
+    car = _car(style, _PAINTS[paint], rng)
+    return Design(car_id, car, _studio(rng), _metadata(rng, style, paint))
 
 
-def _car(style: str, colour: paint.Colour, rng: np.random.Generator) -> Car:
-    trim = paint.CHROME if rng.random() < 0.35 else _RUBBER
+def _car(style: str, paint: Color, rng: np.random.Generator) -> Car:
+    shape = SHAPES[style]
+    trim = CHROME if rng.random() < 0.35 else _RUBBER
     rim = _RIMS[rng.choice(3, p=[0.6, 0.2, 0.2])]
     spokes = int(rng.choice([5, 6, 7, 10]))
-    aerial = str(rng.choice(["fin", "rod", "none", "mast" if style == "pickup" else "rod"]))
+    aerial = str(rng.choice(["fin", "rod", "none", "mast" if shape.rear == "bed" else "rod"]))
     rack_odds = 0.3 if style == "hatchback" else 0.7
-    rack = style in styles.WITH_TAILGATE and rng.random() < rack_odds
-    shape = _varied(styles.SHAPES[style], rng)
-    body = _body(shape, style, colour, bars=int(rng.choice([3, 4, 9, 12])))
-    tint = rng.uniform(0.3, 0.9)
-    return Car(
-        shape,
-        colour,
-        body=tuple(body),
-        cabin=tuple(glass.windows(shape, style, tint, trim)),
-        wheel=tuple(sides.wheel(rim, spokes)),
-        tubes=tuple(fittings.fittings(shape, colour, aerial, rack)),
-    )
-
-
-def _varied(shape: Shape, rng: np.random.Generator) -> Shape:
-    """The shape with its measures up to 3 % longer, wider and higher or less so."""
-    length, width, height = rng.uniform(0.97, 1.03, 3)
-    return replace(
+    rack = shape.rear == "tailgate" and rng.random() < rack_odds
+    length, width, height = rng.uniform(0.97, 1.03, 3)  # up to 3 % more or less than the style's
+    shape = replace(
         shape,
         length=shape.length * length,
         wheelbase=shape.wheelbase * length,
         width=shape.width * width,
         height=shape.height * height,
     )
-
-
-def _body(shape: Shape, style: str, colour: paint.Colour, bars: int) -> list[Decal]:
-    decals = [
-        *sides.flanks(shape, colour, doors=1 if style == "coupe" else 2),
-        *ends.front(shape, bars),
-        *ends.rear(shape, tall=0.17 if style in styles.WITH_BOOT else 0.34),
-    ]
-    if style == "pickup":
-        decals += sides.bed(shape)
-    return decals
+    bars, tint = int(rng.choice([3, 4, 9, 12])), rng.uniform(0.3, 0.9)
+    return Car(shape, paint, trim, rim, spokes, bars, tint, aerial, rack)
 
 
 def _studio(rng: np.random.Generator) -> Studio:
@@ -109,7 +90,7 @@ def _studio(rng: np.random.Generator) -> Studio:
     )
 
 
-def _metadata(rng: np.random.Generator, style: str, colour: str) -> Metadata:
+def _metadata(rng: np.random.Generator, style: str, paint: str) -> Metadata:
     make, model = str(rng.choice(_MAKES)), str(rng.choice(_MODELS))
     year = str(rng.integers(2005, 2018))
-    return Metadata(year, make, model, f"{model} {style.title()}", colour.title())
+    return Metadata(year, make, model, f"{model} {style.title()}", paint.title())

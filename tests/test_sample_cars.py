@@ -30,7 +30,7 @@ ARCHIVES = [
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
-    archives.write_archives(folder, train_cars=1, test_cars=1, seed=3, workers=2)
+    archives.write_archives(folder, train_cars=1, test_cars=1, seed=3, threads=2)
     return folder
 
 
@@ -132,11 +132,11 @@ def test_the_car_is_inside_the_mask(sample: Path) -> None:
     assert difference[wall].mean() < 4
 
 
-def test_bytes_do_not_depend_on_the_workers(
+def test_bytes_do_not_depend_on_the_threads(
     sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The training car alone: the test car's archives hold no more than it."""
-    archives.write_archives(tmp_path, train_cars=1, test_cars=0, seed=3, workers=1)
+    archives.write_archives(tmp_path, train_cars=1, test_cars=0, seed=3, threads=1)
     bar = capsys.readouterr().err
     assert "draw the sample" in bar and "16/16" in bar
     ours, theirs = digests(tmp_path), digests(sample)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sample import camera, parts
-from sample.backdrop import backdrop
 from sample.design import Design, design
-from sample.render import render, silhouette
-from sample.smoothstep import smoothstep
+from sample.geometry import smoothstep
+from sample.render import Scene, render
+from sample.studio import HEIGHT, WIDTH, backdrop
+from sample.surfaces import surfaces
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def test_smoothstep_stays_between_0_and_1() -> None:
 
 def test_camera_looks_at_the_turntables_middle(designs: list[Design]) -> None:
     for _, _, studio, _ in designs:
-        column, row, depth = camera.project(np.array([0, 0, 0.8], np.float32), studio)
-        assert column == camera.WIDTH / 2
+        column, row, depth = studio.project(np.array([0, 0, 0.8], np.float32))
+        assert column == WIDTH / 2
         assert row == pytest.approx(615, abs=0.01)
         assert depth == pytest.approx(np.hypot(studio.distance, studio.camera_height - 0.8))
 
@@ -34,7 +34,7 @@ def test_the_first_view_shows_the_front(designs: list[Design]) -> None:
     for _, car, studio, _ in designs:
         ends = np.array([[car.shape.length / 2, 0, 0], [-car.shape.length / 2, 0, 0]], np.float32)
         for view, nearest in ((1, 0), (9, 1)):
-            _, _, depth = camera.project(camera.car_axes(view, studio) @ ends.T, studio)
+            _, _, depth = studio.project(studio.car_axes(view) @ ends.T)
             assert np.argmin(depth) == nearest
 
 
@@ -51,7 +51,7 @@ def test_outlines_are_alike_on_both_sides(designs: list[Design]) -> None:
 def test_surfaces_face_outwards(designs: list[Design]) -> None:
     """Away from the car's middle line, at the places of the body where that is the flank."""
     for _, car, _, _ in designs[:3]:
-        body = parts.parts_of(car)[0].quads[0]
+        body = surfaces(car)[0].quads[0]
         place, normal = body[:3], body[3:6]
         flank = np.abs(place[1]) > 0.45 * car.shape.width
         assert flank.sum() > 200
@@ -60,9 +60,11 @@ def test_surfaces_face_outwards(designs: list[Design]) -> None:
 
 def test_foreground_is_like_the_real_one(designs: list[Design]) -> None:
     """Real masks: 9 to 41 % of the image, 21 % on average; none touches a corner."""
-    shares = []
+    shares, empty = [], np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for index, (_, car, studio, _) in enumerate(designs):
-        mask = silhouette(parts.parts_of(car), 1 + 4 * index // 3, studio)  # around the turn
+        scene = Scene(car.shape, surfaces(car), studio, empty)
+        view = 1 + 4 * index // 3  # around the turn
+        _, mask = render(scene, view, np.random.default_rng(0))
         assert not mask[[0, 0, -1, -1], [0, -1, 0, -1]].any()
         shares.append(mask.mean())
     assert 0.09 < min(shares) and max(shares) < 0.41
@@ -80,9 +82,12 @@ def test_other_seed_other_car() -> None:
     assert ours.car.shape != theirs.car.shape and ours.studio != theirs.studio
 
 
-def test_silhouette_is_the_rendered_mask() -> None:
-    _, car, studio, _ = design(5, 0)
-    surfaces, empty = parts.parts_of(car), backdrop(studio)
-    image, mask = render(car, surfaces, studio, empty, 3, np.random.default_rng(0))
-    assert image.shape == (1280, 1918, 3) and image.dtype == np.uint8
-    np.testing.assert_array_equal(mask, silhouette(surfaces, 3, studio))
+def test_the_image_shows_the_car_where_the_mask_says(designs: list[Design]) -> None:
+    _, car, studio, _ = designs[0]
+    room = backdrop(studio)
+    scene = Scene(car.shape, surfaces(car), studio, room)
+    image, mask = render(scene, 3, np.random.default_rng(0))
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
+    changed = np.abs(image.astype(int) - room).mean(axis=2)
+    assert changed[mask].mean() > 30
+    assert changed[: HEIGHT // 4][~mask[: HEIGHT // 4]].mean() < 4  # the wall is the wall
