@@ -277,6 +277,27 @@ def test_what_is_no_recipe_at_all_is_refused(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    text = (ROOT / "recipes/sample.yaml").read_text()
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("  epochs:"))
+    lines.insert(at + 9, "  epochs: 3")
+    assert lines[at + 8].startswith("  ") or lines[at + 8].startswith("    ")
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    line = lines.index("  epochs: 3") + 1
+    with pytest.raises(UserError, match=f"mine.yaml: line {line}: key 'epochs' stands twice"):
+        read.load(path)
+
+
+@pytest.mark.parametrize("text", ["a: [1,\n", "a: 1\n  b: 2\n", "a: !x 1", "\x00"])
+def test_what_is_no_yaml_is_said_of_the_file_and_not_of_a_string(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read.load(tmp_path / "mine.yaml")
+    assert "unicode string" not in str(caught.value) and "http" not in str(caught.value)
+
+
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read.load(tmp_path)

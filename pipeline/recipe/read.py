@@ -1,4 +1,7 @@
-"""What to run, and with which settings: `params.yaml` and `recipes/<name>.yaml`, validated."""
+"""What to run, and with which settings: `params.yaml` and `recipes/<name>.yaml`, validated.
+
+Every error names the file, the key, what was found there and what may stand there.
+"""
 
 import difflib
 import reprlib
@@ -6,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.recipe import yaml_reader
 from pipeline.recipe.schema import Recipe, Run, Section
 from pipeline.support.errors import UserError
 
@@ -85,9 +90,40 @@ def _check_start(other: str, recipe: Path) -> None:
         )
 
 
+def _yaml(path: Path) -> Any:
+    """The content of a YAML 1.2 file, as DVC reads it: 1e-4 is a number, a key stands once."""
+    try:
+        # In pure Python: the parser in C speaks YAML 1.1.
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"{path}: no such file; there are: {there}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except DuplicateKeyError as error:
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        raise UserError(
+            f"{path}: line {_line(error.problem_mark)}: key {key!r} stands twice, first in the "
+            f"section that begins in line {_line(error.context_mark)}; remove one"
+        ) from None
+    except MarkedYAMLError as error:
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        raise UserError(
+            f"{path}: line {_line(error.problem_mark)}: not valid YAML: {what}"
+        ) from None
+    # Of bytes that are no text, days like 2017-02-30, and a thousand brackets.
+    except (YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise UserError(f"{path}: not valid YAML: {said}") from None
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1
+
+
 def _validated(schema: type[S], path: Path) -> S:
     try:
-        return schema.model_validate(yaml_reader.read(path))
+        return schema.model_validate(_yaml(path))
     except ValidationError as error:
         allowed: dict[str, list[str]] = {}  # by key and what was found: of a choice, several
         names = _names(schema)
