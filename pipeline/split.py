@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold
 from tqdm import tqdm
 
 from pipeline.data import samples
-from pipeline.data.archives import Archives, DamagedMemberError
+from pipeline.data.archives import Archives, DamagedMemberError, MissingMemberError
 from pipeline.data.images import BadImageError, decode_mask, read_size
 from pipeline.data.samples import NO_FOLD, Entry, Sample
 from pipeline.paths import Paths
@@ -151,7 +151,9 @@ def _measure(entry: Entry, archives: Archives) -> Sample:
         height, width = _UNKNOWN
     foreground = 0.0
     if entry.mask:
-        mask = decode_mask(archives.read(entry.mask), (height, width), entry.mask, entry.values)
+        advice = f" as its image {entry.image} has; replace one of the two"
+        data = _mask_of(entry, archives)
+        mask = decode_mask(data, (height, width), entry.mask, entry.values, advice)
         foreground = float((mask > 0).mean())
     return Sample(
         **{field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)},
@@ -162,11 +164,27 @@ def _measure(entry: Entry, archives: Archives) -> Sample:
     )
 
 
+def _mask_of(entry: Entry, archives: Archives) -> bytes:
+    try:
+        return archives.read(entry.mask)
+    except MissingMemberError:
+        raise UserError(
+            f"{entry.image}: its mask {entry.mask} is not there; expected one mask for each "
+            f"training image: put it into the archive, or correct how the source pairs them"
+        ) from None
+
+
 def run(recipe: Recipe, paths: Paths) -> None:
     """Write `samples.csv` from the archives of one recipe."""
     source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
     archives = Archives(paths.raw)
     entries = source.read_entries(archives)
+    if not any(entry.split == "train" for entry in entries):
+        raise UserError(
+            f"{paths.raw}: split.source: {recipe.split.source} found no training image; the "
+            f"folder holds {archives.glimpse()}; expected names as pipeline/sources/"
+            f"{recipe.split.source}.py looks for: correct it, or the archive"
+        )
     rows = split(entries, archives, recipe.split)
     samples.write(paths.samples, rows)
     print(_summary(rows))

@@ -15,12 +15,14 @@ def folder(tmp_path: Path) -> Path:
         archive.writestr("train/b.jpg", b"picture b")
         archive.writestr("__MACOSX/train/._a.jpg", b"fork")
         archive.writestr("train/._b.jpg", b"fork")
+        archive.writestr("train/Thumbs.db", b"made by Windows")
+        archive.writestr("train/.DS_Store", b"made by macOS")
         archive.mkdir("empty")
     (tmp_path / "loose.jpg").write_bytes(b"loose")
     return tmp_path
 
 
-def test_members_are_files_without_resource_forks(folder: Path) -> None:
+def test_members_are_files_without_what_systems_leave(folder: Path) -> None:
     assert Archives(folder).members("train.zip") == [
         "train.zip!train/a.jpg",
         "train.zip!train/b.jpg",
@@ -91,3 +93,16 @@ def test_a_damaged_member_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="member 'train/a.jpg' is damaged"):
         archives.read("train.zip!train/a.jpg")
     archives.close()
+
+
+def test_a_glimpse_of_a_folder_is_short(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "many.zip", "w") as archive:
+        for number in range(1000):
+            archive.writestr(f"top/{number:03d}.png", b"")
+    for number in range(20):
+        (folder / f"other-{number:02d}.txt").touch()
+    with zipfile.ZipFile(folder / "a.zip", "w"):
+        pass
+    said = Archives(folder).glimpse()
+    assert "many.zip (top/000.png, top/001.png, top/002.png, ... 1000 files)" in said
+    assert "a.zip (no files)" in said and said.endswith("18 more") and len(said) < 300

@@ -3,17 +3,28 @@ import dataclasses
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from conftest import TRAIN_CARS, VIEWS, by_group, gif, tiny_mask
+from conftest import (
+    TRAIN_CARS,
+    VIEWS,
+    by_group,
+    gif,
+    tiny_image,
+    tiny_mask,
+    tiny_recipe,
+    write_tiny_brains,
+)
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.images import BadImageError
 from pipeline.data.samples import NO_FOLD, Sample
-from pipeline.recipe.schema import ByGroupOnce, ByImage, FirstImages, Split
-from pipeline.sources import carvana
-from pipeline.split import assign_folds, split, straddling
+from pipeline.paths import Paths
+from pipeline.recipe.schema import ByGroupOnce, ByImage, FirstImages, Recipe, Split
+from pipeline.sources import brain_mri, carvana
+from pipeline.split import assign_folds, run, split, straddling
 from pipeline.support.errors import UserError
 
 
@@ -100,9 +111,50 @@ def test_a_mask_of_another_size_is_refused(raw: Path) -> None:
         for name, data in members.items():
             new.writestr(name, data)
     archives = Archives(raw)
-    with pytest.raises(UserError, match=f"{stem}_mask.gif: found 63x96 .* expected 64x96"):
+    said = f"{stem}_mask.gif: found 63x96 .* expected 64x96 as its image .*{stem}.jpg has; replace"
+    with pytest.raises(UserError, match=said):
         split(carvana.read_entries(archives), archives, by_group(2))
     archives.close()
+
+
+def test_a_mask_that_is_not_there_is_no_matter_of_running_again(raw: Path) -> None:
+    archives = Archives(raw)
+    entry, *others = carvana.read_entries(archives)
+    entry = dataclasses.replace(entry, mask="train_masks.zip!gone.gif")
+    with pytest.raises(UserError, match="its mask train_masks.zip!gone.gif is not there") as raised:
+        split([entry, *others], archives, by_group(2))
+    archives.close()
+    assert entry.image in str(raised.value) and "again" not in str(raised.value)
+
+
+def test_a_png_cut_short_is_found(raw: Path) -> None:
+    """By the split, not hours later by the training."""
+    whole = cv2.imencode(".png", tiny_image(tiny_mask(0), 0))[1].tobytes()
+    archives = Archives(raw)
+    entry, *others = carvana.read_entries(archives)
+    entry = dataclasses.replace(entry, image="cut.png")
+    for data in (whole[: len(whole) // 2], whole[:-12], whole[:60]):
+        (raw / "cut.png").write_bytes(data)
+        with pytest.raises(BadImageError, match="cut.png: .*no readable picture"):
+            split([entry, *others], archives, by_group(2))
+    (raw / "cut.png").write_bytes(whole)
+    split([entry, *others], archives, by_group(2))
+    archives.close()
+
+
+@pytest.mark.parametrize("content", ["nothing", "a top folder"])
+def test_where_no_image_was_found_that_is_said(raw: Path, tmp_path: Path, content: str) -> None:
+    paths = Paths.of("tiny", {"raw": tmp_path / "brains", "samples": tmp_path / "samples.csv"})
+    write_tiny_brains(paths.raw, leave_out=".tif")
+    if content == "a top folder":
+        with zipfile.ZipFile(paths.raw / brain_mri.ARCHIVE, "a") as archive:
+            archive.writestr("mine/a.TIFF", b"")
+    recipe = Recipe.model_validate(tiny_recipe())
+    how = recipe.split.model_copy(update={"source": "brain_mri"})
+    with pytest.raises(UserError, match="brain_mri found no training image") as raised:
+        run(recipe.model_copy(update={"split": how}), paths)
+    assert f"{brain_mri.ARCHIVE} (kaggle_3m/data.csv" in str(raised.value)
+    assert "folds" not in str(raised.value)
 
 
 def test_images_fall_into_folds_whatever_their_car(raw: Path) -> None:

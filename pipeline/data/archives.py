@@ -15,13 +15,20 @@ from pipeline.support.errors import UserError
 
 SEPARATOR = "!"
 
+_WINDOWS = {"Thumbs.db", "desktop.ini"}
+_ARCHIVES_SHOWN, _MEMBERS_SHOWN = 6, 3  # in an error
+
 
 class DamagedMemberError(UserError):
     """A member whose bytes are not those that were packed."""
 
 
+class MissingMemberError(UserError):
+    """A reference to a member that its archive does not have."""
+
+
 class Archives:
-    """Read access to one folder of archives.
+    """Read access to one folder of archives, and of files beside them.
 
     Archives are opened at their first use and stay open: listing the 100,064 members of
     Carvana's test set takes half a second. Every process opens its own, whether it got this
@@ -42,7 +49,7 @@ class Archives:
         self.__init__(state["folder"])  # type: ignore[misc]
 
     def members(self, archive: str) -> list[str]:
-        """References of all files in one archive, in its order, macOS resource forks left out.
+        """References of all files in one archive, in its order, without `is_litter`.
 
         Raises:
             UserError: the archive is missing or is no whole zip file.
@@ -50,14 +57,31 @@ class Archives:
         return [
             f"{archive}{SEPARATOR}{info.filename}"
             for info in self._zip(archive).infolist()
-            if not info.is_dir() and not is_resource_fork(info.filename)
+            if not info.is_dir() and not is_litter(info.filename)
         ]
+
+    def glimpse(self) -> str:
+        """What the folder holds, in a few words for an error: archives, and some of each one's."""
+        names = sorted(path.name for path in self.folder.glob("*") if not is_litter(path.name))
+        said = []
+        for name in names[:_ARCHIVES_SHOWN]:
+            if not name.endswith(".zip"):
+                said.append(name)
+                continue
+            members = [reference.partition(SEPARATOR)[2] for reference in self.members(name)]
+            some = ", ".join(members[:_MEMBERS_SHOWN]) or "no files"
+            more = f", ... {len(members)} files" if len(members) > _MEMBERS_SHOWN else ""
+            said.append(f"{name} ({some}{more})")
+        if len(names) > len(said):
+            said.append(f"{len(names) - len(said)} more")
+        return ", ".join(said) or "nothing"
 
     def read(self, reference: str) -> bytes:
         """The bytes of one file, its checksum verified if it is an archive's member.
 
         Raises:
             DamagedMemberError: the file's bytes are damaged.
+            MissingMemberError: the archive has no such member.
             UserError: the archive or the file is missing.
         """
         archive, separator, member = reference.partition(SEPARATOR)
@@ -66,7 +90,7 @@ class Archives:
         try:
             return self._zip(archive).read(member)
         except KeyError:
-            raise UserError(
+            raise MissingMemberError(
                 f"{self.folder / archive}: no member {member!r}; expected the archive that "
                 f"samples.csv was made from, so run the split stage again"
             ) from None
@@ -108,9 +132,13 @@ def base_name(reference: str) -> str:
     return reference.rpartition(SEPARATOR)[2].rpartition("/")[2]
 
 
-def is_resource_fork(member: str) -> bool:
-    """Whether a member is what macOS adds beside a file: `__MACOSX/…` or `._name`."""
-    return member.startswith("__MACOSX/") or member.rpartition("/")[2].startswith("._")
+def is_litter(member: str) -> bool:
+    """Whether a file is what systems leave beside a user's files, and nobody means to pack.
+
+    macOS's `__MACOSX/...` and `._name`, hidden files, Windows' `Thumbs.db` and `desktop.ini`.
+    """
+    name = member.rpartition("/")[2]
+    return member.startswith("__MACOSX/") or name.startswith(".") or name in _WINDOWS
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

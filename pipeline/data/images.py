@@ -6,8 +6,10 @@ expects, because a picture of another size decodes without complaint.
 
 import contextlib
 import io
+import re
+import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import cv2
@@ -16,6 +18,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.data.archives import Archives
+from pipeline.data.samples import Sample
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 
@@ -25,25 +29,58 @@ JPEG_SCAN = b"\xff\xda"  # the start of one; a progressive picture has several
 
 
 # What Pillow raises for bytes that are no picture it can read.
-_UNREADABLE = (
-    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
-)  # fmt: skip
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)  # of these, it knows the format
+
+
+_VALUES_SHOWN = 6  # of a mask, in an error
 
 
 class BadImageError(UserError):
     """A picture that does not decode, or has an unexpected size."""
 
 
+def read_image(archives: Archives, row: Sample) -> UInt8:
+    """A row's picture, see `decode_image`."""
+    return decode_image(archives.read(row.image), row.size, row.image)
+
+
+def read_mask(archives: Archives, row: Sample) -> UInt8:
+    """A training row's mask, see `decode_mask`."""
+    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
+
+
 def read_size(data: bytes, name: str) -> Size:
-    """Height and width from a picture's header, without decoding it.
+    """Height and width of a picture that is there to its end.
+
+    A JPEG is not decoded for that, nor a PNG, whose checksums are read; others are.
 
     Raises:
-        BadImageError: no picture format is recognised, or a JPEG is cut short.
+        BadImageError: no picture format is recognised, it is cut short, or too large to decode.
     """
     _check_end(data, name)
+    with opened(data, name) as image:
+        size = image.height, image.width
+        if image.format == "PNG":
+            image.verify()
+        elif image.format != "JPEG":
+            image.load()
+        return size
+
+
+@contextlib.contextmanager
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A picture that Pillow has opened; what it finds wrong with it becomes a `BadImageError`."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.height, image.width
+            yield image
+    except UnidentifiedImageError:  # its words name the object the bytes are in
+        raise _undecodable(name, len(data), "no picture format begins so") from None
+    except Image.DecompressionBombError as error:
+        found, allowed = (int(word) for word in re.findall(r"\d+", str(error))[:2])
+        raise BadImageError(
+            f"{name}: found {found:,} pixels, expected {allowed:,} at most, which is what Pillow "
+            f"opens; cut the picture into smaller ones"
+        ) from None
     except _UNREADABLE as error:
         raise _undecodable(name, len(data), str(error)) from None
 
@@ -120,11 +157,16 @@ def _decode_other(data: bytes, size: Size, name: str) -> UInt8:
     return image.astype(np.uint8, copy=False)
 
 
-def decode_mask(data: bytes, size: Size, name: str, values: Sequence[int]) -> UInt8:
+def decode_mask(
+    data: bytes, size: Size, name: str, values: Sequence[int], advice: str = ""
+) -> UInt8:
     """Decode a mask whose palette indices (or grey levels) are `values`, one a class.
 
     Pillow's palette mode gives the indices themselves; OpenCV's GIF reader returns other
     values in other versions.
+
+    Args:
+        advice: why it must have this size and what to do, where it has not.
 
     Returns:
         uint8 array (H, W) of class indices: the positions in `values`.
@@ -132,22 +174,24 @@ def decode_mask(data: bytes, size: Size, name: str, values: Sequence[int]) -> UI
     Raises:
         BadImageError: it does not decode, has another size, or other values.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except _UNREADABLE as error:
-        raise _undecodable(name, len(data), str(error)) from None
+    with opened(data, name) as image:
+        mode, pixels = image.mode, np.asarray(image)
     if mode not in ("1", "L", "P"):
         raise BadImageError(f"{name}: found mode {mode}, {_expected(values)}")
     mask = pixels.astype(np.uint8, copy=False)
-    _check_size((mask.shape[0], mask.shape[1]), size, name)
+    _check_size((mask.shape[0], mask.shape[1]), size, name, advice)
     if tuple(values) != tuple(range(len(values))):
         index_of = np.full(256, 255, np.uint8)
         index_of[list(values)] = range(len(values))
         mask = index_of[mask]
     if mask.max(initial=0) >= len(values):
         others = sorted(set(np.unique(pixels).tolist()) - set(values))
-        raise BadImageError(f"{name}: found the value {others[-1]}, {_expected(values)}")
+        shown = ", ".join(map(str, others[:_VALUES_SHOWN]))
+        more = f" and {len(others) - _VALUES_SHOWN} more" if len(others) > _VALUES_SHOWN else ""
+        raise BadImageError(
+            f"{name}: found pixels of {shown}{more}, {_expected(values)} if those are classes, "
+            f"give each a Label in the recipe's source (pipeline/sources/)"
+        )
     return mask
 
 
@@ -190,12 +234,14 @@ def _shares(inside: UInt8 | npt.NDArray[np.bool_], size: Size) -> UInt8:
     return shares.astype(np.uint8, copy=False)
 
 
-def _check_size(found: Size, expected: Size, name: str) -> None:
+def _check_size(found: Size, expected: Size, name: str, advice: str = "") -> None:
     if found != expected:
+        advice = advice or (
+            "; replace the file, or run the split stage again if the archives have changed"
+        )
         raise BadImageError(
             f"{name}: found {found[0]}x{found[1]} pixels (height x width), expected "
-            f"{expected[0]}x{expected[1]}; replace the file, or run the split stage again "
-            f"if the archives have changed"
+            f"{expected[0]}x{expected[1]}{advice}"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.data.archives import Archives, base_name, is_resource_fork
+from pipeline.data.archives import Archives, base_name, is_litter
 from pipeline.data.images import BadImageError
 from pipeline.data.rows import read_rows
 from pipeline.masks import rle, runs
@@ -58,7 +58,7 @@ def stem(name: str) -> str:
 def _holds_csv(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not is_resource_fork(name)]
+            names = [name for name in archive.namelist() if not is_litter(name)]
             return any(name.endswith(".csv") for name in names)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: {error}; expected a zip of masks or of one CSV") from None
@@ -75,7 +75,7 @@ def _files(path: Path) -> dict[str, Mask]:
         raise UserError(f"{path}: no such file or folder; expected masks")
     found: dict[str, Mask] = {}
     for name in names:
-        if Path(name).suffix.lower() not in ENDINGS or is_resource_fork(name):
+        if Path(name).suffix.lower() not in ENDINGS or is_litter(name):
             continue
         key = stem(base_name(name))
         if key in found:
