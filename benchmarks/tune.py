@@ -174,7 +174,7 @@ def write_counts(folder: Path, rows: list[Sample], folds: int) -> None:
             folder / f"fold{fold}.npz", counts=counts, sample_id=[row.sample_id for row in mine]
         )
         measured = [Measures(row.sample_id, 0.99, 0.99, 1, 1, 1, 0.01) for row in mine]
-        measures.write(folder / f"fold{fold}-images.csv", measured)
+        measures.write(folder / f"fold{fold}-measures.csv", measured)
 
 
 # --- submissions

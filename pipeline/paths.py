@@ -77,7 +77,7 @@ class Paths:
 
     def measures(self, fold: int) -> Path:
         """What is noted of each held-out image of a fold."""
-        return self.oof / f"fold{fold}-images.csv"
+        return self.oof / f"fold{fold}-measures.csv"
 
     def overlays(self, fold: int) -> Path:
         """The folder of pictures of a fold's held-out images."""
@@ -113,6 +113,6 @@ class Paths:
         return self.submission / "submit.csv.gz"
 
     @property
-    def submission_images(self) -> Path:
-        """One row a submitted image: its area, and what was wrong with it."""
-        return self.submission / "images.csv"
+    def submission_masks(self) -> Path:
+        """One row a submitted mask: its area, and what was wrong with its image."""
+        return self.submission / "masks.csv"

@@ -63,7 +63,7 @@ class Project:
         return (self.folder / "out/submit.csv.gz").read_bytes()
 
     def results(self) -> list[bytes]:
-        return [self.submission(), (self.folder / "out/images.csv").read_bytes()]
+        return [self.submission(), (self.folder / "out/masks.csv").read_bytes()]
 
     def figures(self) -> dict[str, Any]:
         return json.loads((self.folder / "eval/prediction.json").read_text())
@@ -239,7 +239,7 @@ def test_bad_images_may_be_left_empty(project: Project) -> None:
     assert [name for name in IMAGES if f"{name}.jpg" in found] == IMAGES
     assert found[f"{cut}.jpg"] == found[f"{large}.jpg"] == ""
     told = {row["img"]: row for row in image_table(project)}
-    assert told[f"{cut}.jpg"]["foreground"] == told[f"{large}.jpg"]["foreground"] == "0"
+    assert told[f"{cut}.jpg"]["area"] == told[f"{large}.jpg"]["area"] == "0"
     assert "cut short" in told[f"{cut}.jpg"]["error"]
     assert [row["img"] for row in image_table(project) if row["error"]] == [
         f"{cut}.jpg", f"{large}.jpg",
@@ -263,8 +263,8 @@ def test_what_becomes_of_bad_images_may_be_changed_in_between(project: Project) 
 
 
 def image_table(project: Project) -> list[dict[str, str]]:
-    with (project.folder / "out/images.csv").open() as stream:
-        assert stream.readline() == "img,foreground,disagreement,error\n"
+    with (project.folder / "out/masks.csv").open() as stream:
+        assert stream.readline() == "img,area,disagreement,error\n"
         stream.seek(0)
         return list(csv.DictReader(stream))
 
@@ -276,7 +276,7 @@ def test_the_image_table_tells_area_and_disagreement(project: Project) -> None:
     table = image_table(project)
     assert [row["img"] for row in table] == [f"{name}.jpg" for name in IMAGES]
     for row in table:
-        assert int(row["foreground"]) == rle.check(found[row["img"]], 64, 96)
+        assert int(row["area"]) == rle.check(found[row["img"]], 64, 96)
     assert any(0 < float(row["disagreement"]) <= 1 for row in table)
     write_yaml(project.folder / "params.yaml", {"recipes": ["recipe"], "folds": [1]})
     assert project.run()[0] == 0
@@ -352,7 +352,7 @@ def test_no_test_images_make_no_submission(project: Project) -> None:
     samples.write(project.folder / "samples.csv", [training])
     status, printed, _ = project.run()
     assert status == 0 and "no test images" in printed, printed
-    assert os.listdir(project.folder / "out") == ["images.csv"]
+    assert os.listdir(project.folder / "out") == ["masks.csv"]
     assert image_table(project) == [] and project.figures() == {"images": 0}
 
 

@@ -137,7 +137,7 @@ def write_out_of_fold(
     ]
     for fold in range(FOLDS):
         mine = [i for i, row in enumerate(rows) if row.fold == fold]
-        measures.write(folder / f"oof/fold{fold}-images.csv", [measured[i] for i in mine])
+        measures.write(folder / f"oof/fold{fold}-measures.csv", [measured[i] for i in mine])
         drawn = [
             pictures.Picture(
                 rows[i].sample_id, "random" if number % 4 == 0 else "worst",
@@ -159,9 +159,9 @@ def write_submission(folder: Path) -> None:
     rows = [f"{name},{rle.encode(mask)}\n" for name, mask in zip(names, masks, strict=True)]
     folder.mkdir()
     (folder / "submit.csv.gz").write_bytes(gzip.compress(f"img,rle_mask\n{''.join(rows)}".encode()))
-    with (folder / "images.csv").open("w", newline="") as stream:
+    with (folder / "masks.csv").open("w", newline="") as stream:
         writer_of_notes = csv.writer(stream, lineterminator="\n")
-        writer_of_notes.writerow(("img", "foreground", "disagreement", "error"))
+        writer_of_notes.writerow(("img", "area", "disagreement", "error"))
         for name, mask, disagreement in zip(names, masks, (0.031, 0, 0, 0), strict=True):
             error = "test.zip!x.jpg: cut short, <b>indeed</b>" if name == names[3] else ""
             writer_of_notes.writerow((name, mask.sum(), disagreement, error))
@@ -226,7 +226,7 @@ def test_a_data_set_without_test_images_says_so(finished: Path, tmp_path: Path) 
     rows = samples.read(tmp_path / "run/samples.csv")
     samples.write(tmp_path / "run/samples.csv", [row for row in rows if row.split == "train"])
     (tmp_path / "run/submission/submit.csv.gz").unlink()
-    (tmp_path / "run/submission/images.csv").write_text("img,foreground,disagreement,error\n")
+    (tmp_path / "run/submission/masks.csv").write_text("img,area,disagreement,error\n")
     run_stage(tmp_path / "run")
     text = (tmp_path / "run/eval/report.html").read_text()
     assert "no test images, so there is no submission" in text and "To look at" not in text
@@ -236,7 +236,7 @@ def test_a_data_set_without_test_images_says_so(finished: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
-        ("submission/images.csv", "predict"),
+        ("submission/masks.csv", "predict"),
         ("eval/views.csv", "tune"),
         ("eval/metrics.json", "tune"),
         ("oof/fold1-gallery.zip", "validate"),

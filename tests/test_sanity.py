@@ -113,10 +113,10 @@ def test_every_kind_has_its_turn() -> None:
 
 
 def test_notes_are_read_and_must_fit(tmp_path: Path) -> None:
-    path = tmp_path / "images.csv"
-    path.write_text('img,foreground,disagreement,error\na.jpg,12,0.25,\nb.jpg,0,0.0,"x, y"\n')
+    path = tmp_path / "masks.csv"
+    path.write_text('img,area,disagreement,error\na.jpg,12,0.25,\nb.jpg,0,0.0,"x, y"\n')
     assert sanity.read_notes(path) == {"a.jpg": Note(12, 0.25, ""), "b.jpg": Note(0, 0.0, "x, y")}
-    for wrong in ("img,error\n", "img,foreground,disagreement,error\na.jpg,many,0,\n"):
+    for wrong in ("img,error\n", "img,area,disagreement,error\na.jpg,many,0,\n"):
         path.write_text(wrong)
         with pytest.raises(UserError, match=r"images\.csv: .*run the predict stage"):
             sanity.read_notes(path)

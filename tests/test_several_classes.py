@@ -53,7 +53,7 @@ def test_counts_are_of_the_true_masks(finished: Path) -> None:
         counts, ids = content["counts"], content["sample_id"].tolist()
     assert ids == [row.sample_id] and counts.shape == (1, 3, 3)
     np.testing.assert_array_equal(counts[0].sum(axis=1), np.bincount(truth.ravel(), minlength=3))
-    with (finished / "oof/tiny/fold0-images.csv").open() as stream:
+    with (finished / "oof/tiny/fold0-measures.csv").open() as stream:
         (measured,) = csv.DictReader(stream)
     assert float(measured["accuracy"]) == pytest.approx(np.trace(counts[0]) / (HEIGHT * WIDTH))
     assert {f"iou_{name}" for name in LABELS} <= measured.keys()

@@ -153,7 +153,7 @@ def measured(sample_id: str) -> Measures:
 
 def test_measures_of_other_images_are_refused(tmp_path: Path) -> None:
     table = rows(cars=3)[:4]
-    path = tmp_path / "fold0-images.csv"
+    path = tmp_path / "fold0-measures.csv"
     measures.write(path, [measured(row.sample_id) for row in table])
     assert [one.sample_id for one in measures.read_folds(tmp_path, [0], table)] == [
         row.sample_id for row in table
@@ -161,7 +161,7 @@ def test_measures_of_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="of 4 images that are not the 3 of"):
         measures.read_folds(tmp_path, [0], table[:3])
     path.write_text("sample_id,dice\n")
-    with pytest.raises(UserError, match=r"fold0-images\.csv: found columns .*run the validate"):
+    with pytest.raises(UserError, match=r"fold0-measures\.csv: found columns .*run the validate"):
         measures.read_folds(tmp_path, [0], table)
 
 

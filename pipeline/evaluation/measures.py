@@ -82,10 +82,10 @@ def read_folds(folder: Path, folds: Sequence[int], rows: Sequence[Sample]) -> li
     Raises:
         UserError: one cannot be read, or they are of other images.
     """
-    found = [one for fold in folds for one in read(folder / f"fold{fold}-images.csv")]
+    found = [one for fold in folds for one in read(folder / f"fold{fold}-measures.csv")]
     if [one.sample_id for one in found] != [row.sample_id for row in rows]:
         raise UserError(
-            f"{folder}: found fold<k>-images.csv of {len(found)} images that are not the "
+            f"{folder}: found fold<k>-measures.csv of {len(found)} images that are not the "
             f"{len(rows)} of fold<k>.npz; run the validate stage again"
         )
     return found

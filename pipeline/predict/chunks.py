@@ -12,18 +12,18 @@ from pipeline.data.samples import Sample
 from pipeline.predict.gzip_member import Member, PieceFile
 from pipeline.support import files
 
-TABLE_HEADER = "img,foreground,disagreement,error"
+TABLE_HEADER = "img,area,disagreement,error"
 
 
 class Told(NamedTuple):
-    """One image's row in `images.csv`.
+    """One image's row in `masks.csv`.
 
-    `foreground` counts pixels at full resolution; `disagreement` is the share of pixels at
+    `area` counts foreground pixels at full resolution; `disagreement` is the share of pixels at
     network size on which the models differ; `error` says why the row is empty, if it had to be.
     """
 
     img: str
-    foreground: int
+    area: int
     disagreement: str
     error: str
 

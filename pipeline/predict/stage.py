@@ -115,13 +115,13 @@ def _publish(
     settings: Predict,
 ) -> tuple[submissions.Summary, list[str]]:
     """Put the chunks together, check the whole, and only then give it its name."""
-    submission, table = scratch / "submit.csv.gz", scratch / "images.csv"
+    submission, table = scratch / "submit.csv.gz", scratch / "masks.csv"
     errors = chunks.write_table(table)
     _refuse_bad(errors, settings)  # of chunks made when empty rows were allowed
     chunks.write_submission(submission, settings.compression)
     sizes = {base_name(row.image): row.size for row in rows}
     summary = submissions.check(submission, sample, sizes)
-    files.move(table, out / "images.csv")
+    files.move(table, out / "masks.csv")
     files.move(submission, out / "submit.csv.gz")
     return summary, errors
 
@@ -130,7 +130,7 @@ def _write_nothing(paths: Paths) -> None:
     """The results of a data set without test images."""
     out, summary = paths.submission, paths.prediction
     (out / "submit.csv.gz").unlink(missing_ok=True)
-    files.write_text(out / "images.csv", f"{TABLE_HEADER}\n")
+    files.write_text(out / "masks.csv", f"{TABLE_HEADER}\n")
     files.write_text(summary, json.dumps({"images": 0}) + "\n")
     print(f"{out}: the data set has no test images, so there is no submission to write")
 

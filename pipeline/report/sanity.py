@@ -28,7 +28,7 @@ KINDS: tuple[Kind, ...] = ("unreadable", "empty", "full", "area", "parts", "fold
 _FAR = 5.0
 _LEAST_SPREAD = 0.01  # of areas, relative: less is the precision of drawing masks by hand
 _MOST_DISPUTED = 12  # images on whose pixels the folds' networks disagree most
-NOTES = ("img", "foreground", "disagreement", "error")
+NOTES = ("img", "area", "disagreement", "error")
 COLUMNS = ("img", "view", "foreground", "parts", "disagreement", "reasons")
 
 
@@ -36,11 +36,11 @@ COLUMNS = ("img", "view", "foreground", "parts", "disagreement", "reasons")
 class Note:
     """What prediction knows of an image.
 
-    `foreground` in pixels at full size, `disagreement` the share of pixels (0..1) on which
+    `area` in pixels at full size, `disagreement` the share of pixels (0..1) on which
     the folds' networks decide differently, `error` why it could not be read, or empty.
     """
 
-    foreground: int
+    area: int
     disagreement: float
     error: str
 
@@ -90,7 +90,7 @@ class Usual:
 
 
 def read_notes(path: Path) -> dict[str, Note]:
-    """Read `images.csv` of the predict stage, by image name.
+    """Read `masks.csv` of the predict stage, by image name.
 
     Raises:
         UserError: it is missing, has other columns or an unreadable row.
@@ -102,7 +102,7 @@ def read_notes(path: Path) -> dict[str, Note]:
                 raise ValueError(f"found columns {reader.fieldnames}, expected {list(NOTES)}")
             return {
                 row["img"]: Note(
-                    int(row["foreground"]), float(row["disagreement"]), str(row["error"])
+                    int(row["area"]), float(row["disagreement"]), str(row["error"])
                 )
                 for row in reader
             }
@@ -144,7 +144,7 @@ def examine(
     findings, shares = [], {}
     for name, text in rows:
         if name not in samples or name not in notes:
-            raise UserError(f"images.csv: no row {name!r}, which the submission has; predict again")
+            raise UserError(f"masks.csv: no row {name!r}, which the submission has; predict again")
         row, note = samples[name], notes[name]
         found = parts.measure(runs.read(text, row.height, row.width), row.width)
         share = found.area / (row.height * row.width)

@@ -130,7 +130,7 @@ def _look(
     Args:
         measured: a file a fold, of out-of-fold predictions.
     """
-    test, notes = samples.test(table), sanity.read_notes(folder / "images.csv")
+    test, notes = samples.test(table), sanity.read_notes(folder / "masks.csv")
     if not test:
         return [], None
     path, training = folder / "submit.csv.gz", [row for row in table if row.split == "train"]
