@@ -118,7 +118,7 @@ def test_notes_are_read_and_must_fit(tmp_path: Path) -> None:
     assert sanity.read_notes(path) == {"a.jpg": Note(12, 0.25, ""), "b.jpg": Note(0, 0.0, "x, y")}
     for wrong in ("img,error\n", "img,area,disagreement,error\na.jpg,many,0,\n"):
         path.write_text(wrong)
-        with pytest.raises(UserError, match=r"images\.csv: .*run the predict stage"):
+        with pytest.raises(UserError, match=r"masks\.csv: .*run the predict stage"):
             sanity.read_notes(path)
     with pytest.raises(UserError, match=r"no row 'a_01\.jpg'"):
         sanity.examine([("a_01.jpg", "")], [row("a", 1)], {}, sanity.usual(training(), 1))
