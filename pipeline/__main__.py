@@ -86,7 +86,7 @@ def cutout(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse now what a stage would refuse later: settings, network, folds, data, account."""
-    _verb("check").run(args.recipe, PARAMS)
+    _verb("check").run([args.recipe] if args.recipe else [], dict(args.at))
 
 
 def status(args: argparse.Namespace) -> None:
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
     )
-    _add(verbs, check)
+    _add(verbs, check, "optional")
     _add(verbs, status, "none")
     return parser
 

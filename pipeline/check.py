@@ -1,16 +1,71 @@
 """Command `check`: refuse before any work what a stage would refuse after hours of it."""
 
-from collections.abc import Sequence
+import difflib
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.paths import recipe_file
+from pipeline.data import samples
+from pipeline.paths import PARAMS, Paths, recipe_file
 from pipeline.recipe import read
-from pipeline.recipe.schema import Competition, Recipe, Synthetic
+from pipeline.recipe.schema import Competition, Dataset, Recipe
+from pipeline.support import files
 from pipeline.support.errors import UserError
+
+
+def run(names: Sequence[str], moved: dict[str, Path]) -> None:
+    """Check recipes and say what was found to be right; all that is wrong is said, not the first.
+
+    Args:
+        names: of recipes; none: those that `params.yaml` lists, as `dvc repro` runs them.
+        moved: see `Paths.of`.
+
+    Raises:
+        UserError: something is wrong; what, stands on stderr.
+    """
+    wrong = _try(PARAMS, _params)
+    for name in names or (() if wrong else read.load_recipes(PARAMS)):
+        wrong += _check(name, Paths.of(name, moved))
+    if wrong:
+        raise UserError(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong, see above")
+
+
+def _check(name: str, paths: Paths) -> int:
+    """How many things are wrong with a recipe, each said."""
+    path = recipe_file(name)
+    try:
+        recipe = read.load(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{path}: every key is right")
+    return (
+        _try(path, lambda: _network(recipe, path))
+        + _try(path, lambda: _folds(recipe, name))
+        + _try(path, lambda: _machine(recipe))
+        + _try(paths.raw, lambda: _archives(recipe, paths))
+        + _try(paths.work, lambda: _room(recipe, paths))
+    )
+
+
+def _try(what: Path, check: Callable[[], str]) -> int:
+    """Run one check: say what it found to be right and return 0, or what is wrong and return 1."""
+    try:
+        said = check()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{what}: {said}")
+    return 0
 
 
 def check_network(recipe: Recipe, path: Path) -> int:
     """Build the recipe's network on torch's meta device, which takes neither time nor memory.
+
+    One batch goes through it as in training: what its shapes cannot do is found, too.
 
     Returns:
         The number of its parameters.
@@ -21,30 +76,112 @@ def check_network(recipe: Recipe, path: Path) -> int:
     import torch
 
     from pipeline.networks import model
+    from pipeline.support import hardware
 
+    settings = recipe.train
     try:
-        with torch.device("meta"):
-            network = model.build(model.describe(recipe.train, 0), weights="none")
+        with hardware.explain_failures(), torch.device("meta"):
+            network = model.build(model.describe(settings, 0), weights="none")
+            batch = torch.empty(settings.batch_size, *settings.size, 3, dtype=torch.uint8)
+            logits = network.train()(batch)  # B, H, W[, C]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    assert logits.shape[0] == settings.batch_size, logits.shape
     return model.parameters(network)
 
 
-def run(name: str, params: Path) -> None:
-    """Check the recipe `name` and `params`, and say what was found to be right."""
-    path = recipe_file(name)
-    recipe = read.load(path)
+def _network(recipe: Recipe, path: Path) -> str:
+    height, width = recipe.train.size
     parameters = check_network(recipe, path)
-    print(f"{path}: every key is right; a network of {parameters / 1e6:.1f} M parameters")
-    recipes = read.load_recipes(params)
-    folds: Sequence[int] = read.load_folds(params, recipe.split.folds)
-    listed = "is listed" if name in recipes else f"is not listed, so dvc repro does not run {name}"
-    print(f"{params}: {name} {listed}; folds {', '.join(map(str, folds))}")
-    print(_archives(recipe))
+    return f"a network of {parameters / 1e6:.1f} M parameters, for {height}x{width} pixels"
 
 
-def _archives(recipe: Recipe) -> str:
-    if isinstance(recipe.download, Synthetic):
-        return "archives: drawn here, no account is needed"
-    kind = "competition" if isinstance(recipe.download, Competition) else "data set"
-    return f"archives: of the {kind} {recipe.download.slug}, from $PIPELINE_DATA or Kaggle"
+def _params() -> str:
+    names = read.load_recipes(PARAMS)
+    for name in names:
+        if not recipe_file(name).is_file():
+            there = sorted(path.stem for path in recipe_file(name).parent.glob("*.yaml"))
+            near = difflib.get_close_matches(name, there, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there)}"
+            raise UserError(
+                f"{PARAMS}: recipes: found {name!r}, but there is no {recipe_file(name)}; {advice}"
+            )
+    return f"dvc repro runs {', '.join(names)}"
+
+
+def _folds(recipe: Recipe, name: str) -> str:
+    if name not in read.load_recipes(PARAMS):
+        return f"{PARAMS} does not list {name}, so dvc repro does not run it"
+    folds = read.load_folds(PARAMS, recipe.split.folds)
+    return f"of {recipe.split.folds} folds dvc repro trains {', '.join(map(str, folds))}"
+
+
+def _machine(recipe: Recipe) -> str:
+    from pipeline.support import hardware
+
+    runtime = recipe.runtime
+    found = hardware.check(runtime.accelerator, runtime.precision, runtime.devices, runtime.nodes)
+    return f"runs on {runtime.devices} {'GPU' if found == 'cuda' else 'CPU process'}(s)"
+
+
+def _archives(recipe: Recipe, paths: Paths) -> str:
+    wanted = recipe.download
+    if not isinstance(wanted, Competition | Dataset):
+        return "archives are drawn here, no account is needed"
+    missing = [origin for origin in wanted.origins if not _is_here(paths.raw, Path(origin).name)]
+    if not missing:
+        return "every archive is here"
+    if local := os.environ.get("PIPELINE_DATA"):
+        for origin in missing:
+            if not _is_here(Path(local), origin):
+                raise UserError(
+                    f"{Path(local, origin)}: no such file; PIPELINE_DATA is set, so archives are "
+                    f"taken from there: put it there, or unset PIPELINE_DATA to ask Kaggle"
+                )
+        return f"{len(missing)} archives to come from {local}"
+    return f"{len(missing)} archives to come from Kaggle, as {_credentials()}"
+
+
+def _is_here(folder: Path, name: str) -> bool:
+    """Whether a file is there, as it is or zipped by Kaggle on its way."""
+    return any((folder / f"{name}{ending}").is_file() for ending in ("", ".zip"))
+
+
+def _credentials() -> str:
+    """Where the user's credentials are; Kaggle is not asked whether it knows them."""
+    from kagglesdk import get_access_token_from_env  # type: ignore[import-untyped]
+
+    token, source = get_access_token_from_env()
+    if token:
+        return f"{source} says"
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        return "KAGGLE_USERNAME and KAGGLE_KEY say"
+    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle")
+    if (folder / "kaggle.json").is_file():
+        return f"{folder / 'kaggle.json'} says"
+    raise UserError(
+        "found no Kaggle credentials, and archives are missing: put a token into "
+        "~/.kaggle/access_token (kaggle.com/settings), or set PIPELINE_DATA to a folder with them"
+    )
+
+
+def _room(recipe: Recipe, paths: Paths) -> str:
+    """Whether results can be written, and decoded images kept."""
+    for place in (paths.raw, paths.runs, paths.oof, paths.evaluation, paths.submission, paths.work):
+        files.check_writable(next(folder for folder in place.parents if folder.exists()))
+    free = f"{shutil.disk_usage('.').free / 1e9:.0f} GB are free on the disk"
+    cache = recipe.runtime.cache
+    if cache == "none" or not paths.samples.exists():
+        return free
+    rows = [row for row in samples.read(paths.samples) if row.split == "train"]
+    pixels = len(rows) * math.prod(recipe.train.size)
+    needed = pixels * (3 + (1 if recipe.train.classes == 1 else recipe.train.classes))
+    if cache == "disk" and not list(paths.work.glob("cache-*")):
+        files.check_space(Path("."), needed, f"runtime.cache: disk, of {len(rows)} images,")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if cache == "ram" and needed > memory:
+        raise UserError(
+            f"runtime.cache: found ram, which takes {needed / 1e9:.1f} GB for {len(rows)} images; "
+            f"the machine has {memory / 1e9:.1f} GB: set it to disk or none"
+        )
+    return f"{free}, decoded images take {needed / 1e9:.1f} GB of {cache}"

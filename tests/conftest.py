@@ -1,5 +1,6 @@
 """A tiny Carvana that every test can afford: six cars of two views, in Kaggle's layout."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from pipeline.__main__ import main
 from pipeline.recipe.schema import ByGroup
 from pipeline.sources import brain_mri, oxford_pets
 
@@ -139,6 +141,28 @@ def write_tiny_pets(folder: Path, leave_out: str = "") -> Path:
                 if name != leave_out:
                     archive.writestr(name, data)
     return folder
+
+
+def run_verb(*arguments: str, at: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `pipeline <verb> ...` in this process and the folder `at`: no second torch is loaded.
+
+    What a user's shell would see: exit code, standard output, standard error.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    code: int | str | None = 0
+    with (
+        contextlib.chdir(at),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code
+    if isinstance(code, str):  # what `sys.exit` prints of it
+        err.write(f"{code}\n")
+        code = 1
+    return subprocess.CompletedProcess(arguments, code or 0, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -122,8 +122,12 @@ def _line(mark: Any) -> int:
 
 
 def _validated(schema: type[S], path: Path) -> S:
+    content = _yaml(path)
+    if content is None:
+        keys = ", ".join(field.alias or name for name, field in schema.model_fields.items())
+        raise UserError(f"{path}: found an empty file, expected the keys {keys}")
     try:
-        return schema.model_validate(_yaml(path))
+        return schema.model_validate(content)
     except ValidationError as error:
         allowed: dict[str, list[str]] = {}  # by key and what was found: of a choice, several
         names = _names(schema)
@@ -157,6 +161,8 @@ def _explained(error: Any, names: set[str]) -> tuple[str, str]:
         key = error["ctx"]["discriminator"].strip("'")
         return f"{where}.{key}: missing", _MISSING
     allowed = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
+    if error["type"] == "tuple_type" and isinstance(error["input"], str | int):
+        allowed = f"expected a list, in brackets: [{error['input']}]"
     given = list(error["input"]) if isinstance(error["input"], tuple) else error["input"]
     return f"{where}: found {reprlib.repr(given)}", allowed.replace("Tuple", "List")
 

@@ -70,6 +70,11 @@ class Competition(Section):
     files: Annotated[tuple[FileName, ...], Field(min_length=1), EachOnce]
     optional_files: Annotated[tuple[FileName, ...], EachOnce]
 
+    @property
+    def origins(self) -> list[str]:
+        """The needed files as paths in `$PIPELINE_DATA`."""
+        return [f"competitions/{self.slug}/{name}" for name in self.files]
+
     @model_validator(mode="after")
     def _needs_or_not(self) -> Self:
         if both := set(self.files).intersection(self.optional_files):
@@ -82,6 +87,11 @@ class Dataset(Section):
 
     kind: Literal["dataset"]
     slug: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")]
+
+    @property
+    def origins(self) -> list[str]:
+        """The archive as a path in `$PIPELINE_DATA`."""
+        return [f"datasets/{self.slug}/{self.slug.partition('/')[2]}.zip"]
 
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # pipeline/sources/<name>.py

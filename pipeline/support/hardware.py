@@ -29,21 +29,8 @@ _STARTERS = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "NODE_RANK"}
 _PATIENCE = datetime.timedelta(days=1)
 
 
-def launch(
-    accelerator: str, precision: Precision, threads: int, devices: int, nodes: int
-) -> Fabric:
-    """Make a Fabric, and with several devices its other processes too.
-
-    With several devices the command starts itself again for each of the others, so this comes
-    before anything that only one process may do. They end when the first one does.
-
-    Args:
-        accelerator: `auto` (a GPU if there is one), `cpu` or `cuda`.
-        precision: `auto` takes bfloat16 where the hardware has instructions for it, else float16
-            on a GPU and float32 on a CPU; `measure_precision` finds out what a CPU is good at.
-        threads: of torch on the CPU, in each process; 0 leaves the choice to torch.
-        devices: GPUs, or processes on the CPU, on each machine.
-        nodes: machines; several are started by torchrun or SLURM, which say which is which.
+def check(accelerator: str, precision: Precision, devices: int, nodes: int) -> str:
+    """What computes, `cpu` or `cuda`; for the arguments see `launch`.
 
     Raises:
         UserError: more GPUs are asked for than there are, or float16 on a CPU.
@@ -69,6 +56,29 @@ def launch(
         raise UserError(
             "runtime.precision: found 16-mixed, which needs a GPU; set it to auto or 32-true"
         )
+    return accelerator
+
+
+def launch(
+    accelerator: str, precision: Precision, threads: int, devices: int, nodes: int
+) -> Fabric:
+    """Make a Fabric, and with several devices its other processes too.
+
+    With several devices the command starts itself again for each of the others, so this comes
+    before anything that only one process may do. They end when the first one does.
+
+    Args:
+        accelerator: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        precision: `auto` takes bfloat16 where the hardware has instructions for it, else float16
+            on a GPU and float32 on a CPU; `measure_precision` finds out what a CPU is good at.
+        threads: of torch on the CPU, in each process; 0 leaves the choice to torch.
+        devices: GPUs, or processes on the CPU, on each machine.
+        nodes: machines; several are started by torchrun or SLURM, which say which is which.
+
+    Raises:
+        UserError: more GPUs are asked for than there are, or float16 on a CPU.
+    """
+    accelerator = check(accelerator, precision, devices, nodes)
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         torch.backends.cudnn.benchmark = True
