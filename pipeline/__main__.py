@@ -58,7 +58,7 @@ def predict(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Write the page about all of it, and the list of submitted images that deserve a look."""
     recipe = _recipe(args)
-    _verb("report.stage").run(recipe, _paths(args), _folds(args, recipe))
+    _verb("report.stage").run(recipe, _paths(args), _folds(args, recipe), args.show)
 
 
 def submit(args: argparse.Namespace) -> None:
@@ -185,9 +185,13 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
     for stage in (tune, predict, report):
-        _add(verbs, stage).add_argument(
+        one = _add(verbs, stage)
+        one.add_argument(
             "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"
         )
+    one.add_argument(
+        "--show", nargs="+", default=[], metavar="NAME", help="test images to put on the page, too"
+    )
     one = _add(verbs, submit, "optional")
     one.add_argument("-m", "--message", help="what to remember this submission by")
     one.add_argument("--check-only", action="store_true", help="check, send nothing")

@@ -41,7 +41,7 @@ class Opened:
 
 def looked_at(browser: Browser, path: Path) -> None:
     """Open a page, and use it once."""
-    assert path.stat().st_size < 8e6
+    assert path.stat().st_size < 5e6
     for width in (360, 1280):
         opened = Opened(browser, path, width, "light")
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -42,7 +42,7 @@ def examined(
 ) -> dict[str, tuple[str, ...]]:
     """The reasons by image, the gravest first."""
     test = [row(*name.removesuffix(".jpg").split("_")[:1], int(name[-6:-4])) for name in texts]
-    notes = {name: Note(0, 0.0, "") for name in texts} | (notes or {})
+    notes = {name: Note(name, 0, 0.0, "") for name in texts} | (notes or {})
     expected = sanity.usual(training(), most_parts=3)
     findings, _ = sanity.examine(texts.items(), test, notes, expected)
     return {one.row.sample_id: tuple(reason.kind for reason in one.reasons) for one in findings}
@@ -70,9 +70,9 @@ def test_every_kind_is_found_and_the_gravest_comes_first() -> None:
         "g_01.jpg": mask(25, specks=9),
     }
     notes = {
-        "d_01.jpg": Note(0, 0.0, "cut short"),
-        "e_01.jpg": Note(1000, 0.01, ""),
-        "f_01.jpg": Note(1000, 0.02, ""),
+        "d_01.jpg": Note("d_01.jpg", 0, 0.0, "cut short"),
+        "e_01.jpg": Note("e_01.jpg", 1000, 0.1, ""),
+        "f_01.jpg": Note("f_01.jpg", 1000, 0.2, ""),
     }
     assert list(examined(texts, notes).items()) == [
         ("d_01", ("unreadable",)),
@@ -85,11 +85,25 @@ def test_every_kind_is_found_and_the_gravest_comes_first() -> None:
     ]
 
 
-def test_only_the_most_disputed_are_listed() -> None:
+def test_disputed_is_what_stands_out_and_nothing_need_be() -> None:
     names = [f"c{i}_01.jpg" for i in range(40)]
-    notes = {name: Note(1000, i / 1000, "") for i, name in enumerate(names)}
-    found = examined(dict.fromkeys(names, mask(10)), notes)
-    assert list(found) == [f"c{i}_01" for i in range(39, 27, -1)]
+    even = {name: Note(name, 1000, 0.01 + i / 2000, "") for i, name in enumerate(names)}
+    assert examined(dict.fromkeys(names, mask(10)), even) == {}, "somebody is always the last"
+    one = even | {"c7_01.jpg": Note("c7_01.jpg", 1000, 0.4, "")}
+    assert examined(dict.fromkeys(names, mask(10)), one) == {"c7_01": ("folds",)}
+    nowhere = {
+        name: Note(name, 1000, 0.0, "") for name in names
+    }  # one network has nobody to contradict
+    assert examined(dict.fromkeys(names, mask(10)), nowhere) == {}
+
+
+def test_deviations_are_from_the_median_of_the_own_group() -> None:
+    values = np.array([1.0, 2.0, 3.0, 101.0, 102.0, 103.0, 203.0])
+    groups = np.array([0, 0, 0, 1, 1, 1, 1])
+    away = sanity.deviations(values, groups, least=0.1)
+    assert away[:3] == pytest.approx([-1 / 1.4826, 0, 1 / 1.4826])
+    assert away[6] > 60 and abs(away[3]) < 2
+    assert sanity.deviations(np.array([5.0, 5.0, 5.1]), np.zeros(3), 0.1)[2] == pytest.approx(1)
 
 
 def test_views_are_compared() -> None:
@@ -104,7 +118,7 @@ def test_views_are_compared() -> None:
 def test_every_kind_has_its_turn() -> None:
     texts = {f"e{i}_01.jpg": "" for i in range(9)} | {"p_01.jpg": mask(10, specks=5)}
     test = [row(name.split("_")[0], 1) for name in texts]
-    notes = {name: Note(0, 0.0, "") for name in texts}
+    notes = {name: Note(name, 0, 0.0, "") for name in texts}
     usual = sanity.usual(training(), most_parts=3)
     findings, shares = sanity.examine(texts.items(), test, notes, usual)
     assert len(findings) == 10 and shares["p_01"] == pytest.approx(0.1005)
@@ -115,7 +129,10 @@ def test_every_kind_has_its_turn() -> None:
 def test_notes_are_read_and_must_fit(tmp_path: Path) -> None:
     path = tmp_path / "masks.csv"
     path.write_text('img,area,disagreement,error\na.jpg,12,0.25,\nb.jpg,0,0.0,"x, y"\n')
-    assert sanity.read_notes(path) == {"a.jpg": Note(12, 0.25, ""), "b.jpg": Note(0, 0.0, "x, y")}
+    assert sanity.read_notes(path) == {
+        "a.jpg": Note("a.jpg", 12, 0.25, ""),
+        "b.jpg": Note("b.jpg", 0, 0.0, "x, y"),
+    }
     for wrong in ("img,error\n", "img,area,disagreement,error\na.jpg,many,0,\n"):
         path.write_text(wrong)
         with pytest.raises(UserError, match=r"masks\.csv: .*run the predict stage"):
@@ -132,7 +149,7 @@ def test_a_set_without_views_is_judged_as_a_whole() -> None:
     usual = sanity.usual(rows, 3)
     assert list(usual.median) == [""]
     test = [Sample("new", "test", "q", "z!new.jpg", "", NO_FOLD, HEIGHT, WIDTH, 0.0)]
-    notes = {"new.jpg": Note(0, 0.0, "")}
+    notes = {"new.jpg": Note("new.jpg", 0, 0.0, "")}
     findings, shares = sanity.examine([("new.jpg", mask(90))], test, notes, usual)
     assert "of the training masks" in findings[0].reasons[0].text
     (one,) = sanity.compare_views(rows, test, shares)
@@ -144,7 +161,7 @@ def test_views_that_training_does_not_have_are_judged_as_a_whole() -> None:
     seen = [one for one in training() if one.sample_id.endswith("01")]  # 10 % of each
     without = [dataclasses.replace(one, group=one.sample_id) for one in seen]
     test = [row("a", 1), row("a", 2)]
-    notes = {f"{one.sample_id}.jpg": Note(0, 0.0, "") for one in test}
+    notes = {f"{one.sample_id}.jpg": Note(one.sample_id, 0, 0.0, "") for one in test}
     rows = [(f"{one.sample_id}.jpg", mask(90)) for one in test]
     findings, shares = sanity.examine(rows, test, notes, sanity.usual(without, 1))
     assert [one.reasons[0].kind for one in findings] == ["area", "area"]

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -17,10 +17,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 _INK, _GRID = "#010203", "#040506"
 _SERIES = ("#0a0101", "#0a0102", "#0a0103", "#0a0104", "#0a0105")
 _DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 1)))
+ROWS = 20  # groups in a chart: more names than these cannot be read
+_BARS = 24
+_PERFECT = 1e-5  # added to 1 - Dice, so that a Dice of 1 has a place on an axis
+_TICKS = (0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.998, 0.999, 0.9995, 1)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 11.0,
@@ -80,26 +85,24 @@ def _curve(axes: Axes, curve: pd.DataFrame, metrics: Mapping[str, float]) -> Non
     axes.set_ylabel("mean Dice")
 
 
-def losses(histories: Mapping[int, pd.DataFrame]) -> str:
-    """Training loss by epoch, a line a fold; columns `epoch` and `loss`."""
-    with _style("losses"):
+def losses(histories: Mapping[int, pd.DataFrame], column: str) -> str:
+    """A loss by epoch, a line a fold; columns `epoch` and `column`."""
+    with _style(column):
         axes = _axes()
-        _lines(axes, histories, "loss")
+        _lines(axes, histories, column)
         axes.set_ylabel("loss")
         axes.legend(loc="upper right")
         return _svg(axes)
 
 
 def held_out_dice(histories: Mapping[int, pd.DataFrame]) -> str:
-    """Held-out Dice by epoch, a line a fold; columns `epoch` and `dice`."""
+    """Held-out Dice by epoch, a line a fold; columns `epoch` and `dice`. No epoch is cut off."""
     with _style("dice"):
         axes = _axes()
         _lines(axes, histories, "dice")
         axes.set_ylabel("Dice")
-        # The first epochs are far below: they would press all that follows into one line.
-        best = max(float(history["dice"].max()) for history in histories.values())
-        low = min(float(history["dice"].quantile(0.25)) for history in histories.values())
-        axes.set_ylim(low - 0.2 * (best - low) - 1e-4, best + 0.08 * (best - low) + 1e-4)
+        values = np.concatenate([history["dice"] for history in histories.values()])
+        _stretch(axes, "y", values)
         axes.legend(loc="lower right")
         return _svg(axes)
 
@@ -114,24 +117,84 @@ def _lines(axes: Axes, histories: Mapping[int, pd.DataFrame], column: str) -> No
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def views(table: pd.DataFrame) -> str:
-    """Mean and worst Dice of each view; columns `view`, `dice`, `worst`."""
-    with _style("views"):
+def histogram(dice: NDArray[np.float64]) -> str:
+    """How many images have which Dice."""
+    with _style("histogram"):
         axes = _axes()
-        _mean_and_worst(axes, table, np.arange(len(table)))
-        axes.set_xticks(np.arange(len(table)), table["view"])
-        axes.set_xlabel("view")
+        low, high = _stretch(axes, "x", dice)
+        edges = _unstretched(np.linspace(_stretched(low), _stretched(high), _BARS + 1))
+        # Rounded ends would leave out the worst and the best image.
+        counts, _ = np.histogram(np.clip(dice, edges[0], edges[-1]), edges)
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_SERIES[0])
+        axes.set_xlabel("Dice")
+        axes.set_ylabel("images")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="x", visible=False)
         return _svg(axes)
 
 
-def groups(table: pd.DataFrame) -> str:
-    """Mean and worst Dice of each group, ascending by mean; columns `dice`, `worst`."""
-    with _style("groups"):
+def precision_and_recall(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> str:
+    """A point an image; above the diagonal masks are too small, below it too large."""
+    with _style("precision"):
         axes = _axes()
-        _mean_and_worst(axes, table.sort_values("dice"), np.arange(1, len(table) + 1))
-        axes.set_xlabel("rank, the worst first")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.5, scalex=False, scaley=False)
+        size = 3 if len(precision) < 500 else 1
+        axes.plot(recall, precision, "o", color=_SERIES[0], markersize=size, alpha=0.6)
+        both = np.concatenate([precision, recall])
+        _stretch(axes, "x", both)
+        _stretch(axes, "y", both)
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
         return _svg(axes)
+
+
+def boundary(distances: NDArray[np.float64]) -> str:
+    """How many images have which mean distance of the predicted boundary, in pixels."""
+    with _style("boundary"):
+        axes = _axes()
+        counts, edges = np.histogram(distances, _BARS)
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_SERIES[0])
+        axes.set_xlim(0)
+        axes.set_xlabel("mean distance, pixels")
+        axes.set_ylabel("images")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="x", visible=False)
+        return _svg(axes)
+
+
+def calibration(table: pd.DataFrame) -> str:
+    """What share of pixels is foreground, by probability; columns `probability`, `observed`."""
+    with _style("calibration"):
+        axes = _axes()
+        axes.plot([0, 1], [0, 1], color=_INK, linestyle=":", linewidth=1)
+        axes.plot(table["probability"], table["observed"], "o-", color=_SERIES[0], markersize=4)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("probability")
+        axes.set_ylabel("share of foreground")
+        return _svg(axes)
+
+
+def means_and_worst(table: pd.DataFrame, name: str) -> str:
+    """Mean and worst Dice of each row, by name; columns `name`, `dice`, `worst`."""
+    with _style(name):
+        places = np.arange(len(table))
+        axes = _axes(height=1.1 + 0.24 * len(table))
+        axes.hlines(places, table["worst"], table["dice"], color=_GRID, linewidth=1.5)
+        axes.plot(table["dice"], places, "o", color=_SERIES[0], markersize=5, label="mean")
+        axes.plot(table["worst"], places, "<", color=_SERIES[1], markersize=5, label="worst image")
+        _stretch(axes, "x", table[["dice", "worst"]].to_numpy().ravel())
+        axes.set_yticks(places, [_short(str(one)) for one in table[name]])
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.set_xlabel("Dice")
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+        return _svg(axes)
+
+
+def _short(name: str) -> str:
+    """A name that fits beside a chart; its beginning and its end tell it from others."""
+    return name if len(name) <= 16 else f"{name[:7]}\N{HORIZONTAL ELLIPSIS}{name[-8:]}"
 
 
 def shares(table: pd.DataFrame) -> str:
@@ -148,14 +211,39 @@ def shares(table: pd.DataFrame) -> str:
         return _svg(axes)
 
 
-def _mean_and_worst(axes: Axes, table: pd.DataFrame, places: np.ndarray) -> None:
-    axes.vlines(places, table["worst"], table["dice"], color=_GRID, linewidth=1.5)
-    size = 6 if len(table) < 40 else 3
-    axes.plot(places, table["dice"], "o", color=_SERIES[0], markersize=size, label="mean")
-    axes.plot(places, table["worst"], "v", color=_SERIES[1], markersize=size, label="worst image")
-    axes.set_ylabel("Dice")
-    axes.grid(axis="x", visible=False)
-    axes.legend(loc="lower right", ncols=2)
+def _stretch(
+    axes: Axes, which: Literal["x", "y"], dice: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Let an axis of Dice show all of its values, and differences near 1 as well as far from it.
+
+    Equal steps are equal factors of 1 - Dice: a crash to 0.3 and a rise from 0.996 to 0.997 are
+    both seen. Returns the limits.
+    """
+    ends = _stretched(np.array([dice.min(), dice.max()]))
+    room = max(0.05, 0.06 * float(ends[1] - ends[0]))
+    low, high = (float(end) for end in _unstretched(ends + [-room, room]))
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    while len(ticks) > 6:
+        ticks = ticks[::2] if len(ticks) % 2 else ticks[1::2]
+    if len(ticks) < 2:
+        ticks = list(_unstretched(np.linspace(ends[0], ends[1], 3)).round(5))
+    if which == "x":
+        axes.set_xscale("function", functions=(_stretched, _unstretched))
+        axes.set_xlim(low, high)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    else:
+        axes.set_yscale("function", functions=(_stretched, _unstretched))
+        axes.set_ylim(low, high)
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    return low, high
+
+
+def _stretched(dice: Any) -> Any:
+    return -np.log10(np.maximum(1 - np.asarray(dice, float), 0) + _PERFECT)
+
+
+def _unstretched(place: Any) -> Any:
+    return np.minimum(1 - (10.0 ** -np.asarray(place, float) - _PERFECT), 1)
 
 
 def _style(name: str) -> AbstractContextManager[None]:
@@ -163,9 +251,9 @@ def _style(name: str) -> AbstractContextManager[None]:
     return mpl.rc_context({**_STYLE, "svg.hashsalt": name})
 
 
-def _axes() -> Axes:
+def _axes(height: float = 3.3) -> Axes:
     # In points at 72 an inch this is about as wide as a phone, so letters stay readable there.
-    return Figure(figsize=(5.0, 3.3), layout="constrained").subplots()
+    return Figure(figsize=(5.0, height), layout="constrained").subplots()
 
 
 def _svg(axes: Axes) -> str:

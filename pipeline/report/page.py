@@ -1,17 +1,65 @@
-"""The report's page: a template filled in, with its style and its script inside."""
+"""The report's page: what stands on it, filled into a template with its style and script inside."""
 
+import base64
+import dataclasses
+import datetime
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
+import numpy as np
+import pandas as pd
+
+from pipeline.paths import LEDGER
+from pipeline.report import charts
+from pipeline.report.results import Results
+from pipeline.report.sanity import Finding, ViewShare
+from pipeline.support import workspace
+from pipeline.support.pictures import Layers, Picture, encode_jpeg
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_WORST, _RANDOM = 42, 14  # out-of-fold images on the page, if they fit
+_ROOM = 3_400_000  # bytes for them, of a page that has to stay below 5 MB
+_THUMB, _QUALITY = 400, 70  # pixels, of JPEG: browsers put that into a PDF as it is, WebP not
+_GROUPS = 10  # in the table
+_SMALL = 5e-6  # a difference of scores that five digits do not show
 
 
-def render(**values: Any) -> str:
-    """Return `templates/report.html` filled in; what it does not get is an error.
+@dataclasses.dataclass(frozen=True)
+class TestImage:
+    """A test image on the page: why it is there, and a JPEG with its mask's outline, if any."""
 
-    Text is escaped; charts (SVG of our own making) are not.
+    name: str
+    reasons: Sequence[str]
+    picture: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """What was found in the submission.
+
+    `findings` are all images that deserve a look, `kinds` how many of each kind, `views` the
+    shares of foreground in both sets; `listed`, `drawn` and `asked` are shown as pictures.
+    """
+
+    rows: int
+    findings: Sequence[Finding]
+    kinds: Mapping[str, int]
+    views: Sequence[ViewShare]
+    listed: Sequence[TestImage]
+    drawn: Sequence[TestImage]
+    asked: Sequence[TestImage]
+
+
+def render(results: Results, submission: Submission | None) -> str:
+    """Return the page, as HTML.
+
+    Text is escaped; charts (SVG of our own making) are not. A value that the template does not
+    get is an error.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -20,15 +68,199 @@ def render(**values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["score"] = _score
+    environment.filters["score"] = lambda value: f"{value:.5f}"
     environment.filters["signed"] = _signed
-    return environment.get_template("report.html").render(**values)
+    environment.filters["jpeg"] = lambda data: _data_uri(data, "jpeg")
+    cards = _cards(results)
+    return environment.get_template("report.html").render(
+        recipe=results.recipe,
+        several=results.several_classes,
+        metrics=results.metrics,
+        tiles=_tiles(results, submission),
+        charts=_charts(results, submission),
+        tables={name: table.to_dict("records") for name, table in results.tables.items()},
+        worst_groups=results.tables["groups"].sort_values("dice")[:_GROUPS].to_dict("records"),
+        trainings=_training_table(results),
+        suspects=None if results.several_classes else results.suspects(),
+        cards=cards,
+        shown={card["sample_id"] for card in cards},
+        most_names=charts.ROWS,
+        submission=submission,
+        settings=results.settings,
+        origin=_origin(),
+    )
 
 
-def _score(value: float) -> str:
-    return f"{value:.5f}"
+def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, str, str]]:
+    """The figures at the top: what, how much, and a note; always an even number."""
+    metrics = results.metrics
+
+    def between(name: str, show: Any = "{:.5f}".format) -> str:
+        low, high = (show(metrics[f"{name}_{end}"]) for end in ("low", "high"))
+        return f"{low} to {high} (95\N{NO-BREAK SPACE}%)"
+
+    if results.several_classes:
+        tiles = [
+            ("Accuracy", f"{metrics['accuracy']:.5f}", between("accuracy")),
+            (f"Always {metrics['majority']}", f"{metrics['majority_accuracy']:.5f}",
+             "accuracy of answering the commonest class everywhere"),
+            ("Mean IoU", f"{metrics['iou']:.5f}", between("iou")),
+            ("Worst image", f"{metrics['worst']:.5f}", "mean Dice of its classes"),
+        ]  # fmt: skip
+    else:
+        precision, recall = (float(one.mean()) for one in results.precision_and_recall())
+        honest = metrics["honest_gain"]
+        chosen = "needs two folds to be checked" if honest is None else (
+            f"chosen on the other folds: {_difference(honest)}"
+        )  # fmt: skip
+        tiles = [
+            ("Threshold", f"{metrics['threshold']:.4f}",
+             f"the best lies from {between('threshold', '{:.3f}'.format)}"),
+            ("Against 0.5", _difference(metrics["gain"], metrics["gain_low"], metrics["gain_high"]),
+             f"{between('gain', _signed)}; {chosen}"),
+            ("Largest part alone", _difference(metrics["gain_largest"]),
+             "what dropping all other parts adds at 0.5"),
+            ("Worst image", f"{metrics['worst']:.5f}",
+             f"Dice at 0.5 over all: {metrics['dice_at_half']:.5f}"),
+            ("Precision", f"{precision:.5f}", "of what is predicted, the share that is true"),
+            ("Recall", f"{recall:.5f}", "of what is true, the share that is predicted"),
+            ("Accuracy", f"{metrics['accuracy']:.5f}",
+             f"share of pixels that are right; IoU {metrics['iou']:.5f}"),
+        ]  # fmt: skip
+        tiles.append(_submitted_tile(submission))
+    return tiles
+
+
+def _submitted_tile(submission: Submission | None) -> tuple[str, str, str]:
+    if submission is None:
+        return "Submission", "none", "this data set has no test images"
+    of = f"of {submission.rows:,} submitted masks"
+    if not submission.findings:
+        return "To look at", "nothing", f"{of} none is unusual"
+    return "To look at", f"{len(submission.findings):,}", f"{of}, see Submission"
+
+
+def _difference(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of scores as a headline: in words where there is none to speak of."""
+    unsure = low is not None and high is not None and low <= 0 <= high
+    return "no difference" if unsure or abs(value) < _SMALL else _signed(value)
 
 
 def _signed(value: float) -> str:
-    """A difference of scores, with a real minus sign."""
-    return f"{value:+.6f}".replace("-", "\N{MINUS SIGN}")
+    """A difference of scores with five digits and a real minus sign; 0 has no sign."""
+    if abs(value) < _SMALL:
+        return "0"
+    return f"{value:+.5f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _charts(results: Results, submission: Submission | None) -> dict[str, str]:
+    tables, histories = results.tables, {one.fold: one.history for one in results.trainings}
+    drawn = {
+        "losses": charts.losses(histories, "loss"),
+        "dice": charts.held_out_dice(histories),
+        "histogram": charts.histogram(tables["images"]["dice"].to_numpy()),
+        "groups": charts.means_and_worst(
+            tables["groups"].sort_values("dice")[: charts.ROWS], "group"
+        ),
+    }
+    if all("held_out_loss" in history for history in histories.values()):
+        drawn["held_out_losses"] = charts.losses(histories, "held_out_loss")
+    if len(tables["views"]):
+        drawn["views"] = charts.means_and_worst(tables["views"], "view")
+    if not results.several_classes:
+        drawn["thresholds"] = charts.thresholds(tables["thresholds"], results.metrics)
+        drawn["near"] = charts.near_best(tables["thresholds"], results.metrics)
+        drawn["calibration"] = charts.calibration(results.calibration())
+        drawn["precision"] = charts.precision_and_recall(*results.precision_and_recall())
+    if submission and len(submission.views) > 1:
+        views = pd.DataFrame([dataclasses.asdict(view) for view in submission.views])
+        drawn["shares"] = charts.shares(views)
+    return drawn
+
+
+def _training_table(results: Results) -> list[dict[str, Any]]:
+    """One row a fold: epochs, speed, and every plain value of its metrics."""
+    return [
+        {"fold": one.fold, "epochs": len(one.history)}
+        | {key: value for key, value in one.metrics.items() if isinstance(value, int | float | str)}
+        | {"images_per_second": float(one.history["images_per_second"].median())}
+        for one in results.trainings
+    ]
+
+
+def _cards(results: Results) -> list[dict[str, Any]]:
+    """The gallery: of all folds' pictures the worst, and some that were drawn at random.
+
+    Its masks are cut at 0.5, so its scores are those at 0.5 too.
+    """
+    images = results.tables["images"]
+    score = "dice" if results.several_classes else "dice_at_half"
+    rows = images.assign(score=images[score]).set_index("sample_id").to_dict("index")
+
+    def ascending(some: Sequence[Picture]) -> list[Picture]:
+        return sorted(some, key=lambda one: (rows[one.sample_id]["score"], one.sample_id))
+
+    worst = ascending([one for one in results.pictures if one.kind == "worst"])[:_WORST]
+    others = [one for one in results.pictures if one.kind == "random"]
+    drawn = np.random.default_rng(0).permutation(len(others))[:_RANDOM]  # not by their scores
+    cards, size = [], 0
+    for one in [*(others[index] for index in drawn), *worst]:
+        card = {
+            "sample_id": one.sample_id,
+            "kind": one.kind,
+            **{str(key): value for key, value in rows[one.sample_id].items()},
+            "thumb": _data_uri(_thumb(one.whole.photograph), "jpeg"),
+            "whole": _embedded(one.whole),
+            "window": _embedded(one.window),
+        }
+        size += len(card["thumb"]) + sum(
+            map(len, (*card["whole"].values(), *card["window"].values()))
+        )
+        if size > _ROOM:
+            break
+        cards.append(card)
+    return sorted(cards, key=lambda card: (card["score"], card["sample_id"]))
+
+
+def _thumb(photograph: bytes) -> bytes:
+    """A small JPEG of a WebP photograph."""
+    image = cv2.imdecode(np.frombuffer(photograph, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert image is not None, "the gallery holds a photograph that does not decode"
+    height, width = image.shape[:2]
+    if width > _THUMB:
+        size = (_THUMB, max(1, round(height * _THUMB / width)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return encode_jpeg(image.astype(np.uint8), _QUALITY)
+
+
+def _embedded(layers: Layers) -> dict[str, str]:
+    return {
+        name: _data_uri(data, "webp" if name == "photograph" else "png")
+        for name, data in dataclasses.asdict(layers).items()
+    }
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _origin() -> Mapping[str, str]:
+    """When, from which code and on which machine the page is written."""
+    facts = {
+        "Written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "Git commit": workspace.commit(apart_from=LEDGER) or "no git here",
+        "System": platform.platform(),
+        "Processor": f"{_processor()}, {os.cpu_count()} cores",
+    }
+    memory = Path("/proc/meminfo")
+    if memory.exists():
+        kilobytes = int(memory.read_text().split("MemTotal:")[1].split()[0])
+        facts["Memory"] = f"{kilobytes / 2**20:.0f} GiB"
+    return {**facts, "Python": platform.python_version()}
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,10 +1,10 @@
 """What looks wrong in a finished submission, without knowing the truth. Nothing is changed.
 
 Test images show the same kind of thing as the training images, from the same views, so a
-mask whose size or number of parts the training set never saw deserves a look.
+mask whose size or number of parts the training set never saw deserves a look. What is listed
+is what is unusual, not the first so many of anything: nothing unusual makes an empty list.
 """
 
-import csv
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,34 +12,34 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.archives import base_name
 from pipeline.data.samples import Sample
 from pipeline.evaluation import breakdown
 from pipeline.masks import parts, runs
+from pipeline.support import table
 from pipeline.support.errors import UserError
-from pipeline.support.files import written_whole
 
 Kind = Literal["unreadable", "empty", "full", "area", "parts", "folds"]
 KINDS: tuple[Kind, ...] = ("unreadable", "empty", "full", "area", "parts", "folds")
 
-# Robust standard deviations from the view's median area; beyond 5 a normal distribution has
-# one in two million.
-_FAR = 5.0
+# Robust standard deviations from a median; beyond 5 a normal distribution has one in two million.
+FAR = 5.0
 _LEAST_SPREAD = 0.01  # of areas, relative: less is the precision of drawing masks by hand
-_MOST_DISPUTED = 12  # images on whose pixels the folds' networks disagree most
-NOTES = ("img", "area", "disagreement", "error")
-COLUMNS = ("img", "view", "foreground", "parts", "disagreement", "reasons")
+# Disagreement of folds spreads by factors: its logarithm is judged, from one pixel in 100,000 on.
+_LEAST_DISAGREEMENT, _LEAST_FACTOR = 1e-5, 1.2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Note:
-    """What prediction knows of an image.
+    """What prediction knows of an image, a row of its `masks.csv`.
 
-    `area` in pixels at full size, `disagreement` the share of pixels (0..1) on which
+    `img` is the name of its file, `area` in pixels at full size, `disagreement` the share of pixels (0..1) on which
     the folds' networks decide differently, `error` why it could not be read, or empty.
     """
 
+    img: str
     area: int
     disagreement: float
     error: str
@@ -64,6 +64,18 @@ class Finding:
     parts: int
     disagreement: float
     reasons: tuple[Reason, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A finding as `sanity.csv` tells it."""
+
+    img: str
+    view: str
+    foreground: float = dataclasses.field(metadata=table.cells(digits=6))
+    parts: int
+    disagreement: float = dataclasses.field(metadata=table.cells(digits=6))
+    reasons: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,19 +107,7 @@ def read_notes(path: Path) -> dict[str, Note]:
     Raises:
         UserError: it is missing, has other columns or an unreadable row.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != NOTES:
-                raise ValueError(f"found columns {reader.fieldnames}, expected {list(NOTES)}")
-            return {
-                row["img"]: Note(
-                    int(row["area"]), float(row["disagreement"]), str(row["error"])
-                )
-                for row in reader
-            }
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}; run the predict stage") from None
+    return {note.img: note for note in table.read(path, Note, "run the predict stage")}
 
 
 def usual(training: Sequence[Sample], most_parts: int) -> Usual:
@@ -139,8 +139,7 @@ def examine(
     """
     view_of = dict(zip((row.sample_id for row in test), breakdown.views(test), strict=True))
     samples = {base_name(row.image): row for row in test}
-    ranked = sorted(notes, key=lambda name: -notes[name].disagreement)[:_MOST_DISPUTED]
-    rank = {name: i for i, name in enumerate(ranked, start=1) if notes[name].disagreement > 0}
+    disputed = _disputed(notes)
     findings, shares = [], {}
     for name, text in rows:
         if name not in samples or name not in notes:
@@ -151,12 +150,48 @@ def examine(
         shares[row.sample_id] = share
         view = view_of[row.sample_id]
         view = view if view in expected.median else ""
-        reasons = list(_reasons(share, found.count, view, note, rank.get(name, 0), expected))
+        reasons = list(_reasons(share, found.count, view, note, expected))
+        if not note.error and name in disputed:
+            reasons.append(disputed[name])
         if reasons:
             findings.append(
                 Finding(row, view, share, found.count, note.disagreement, tuple(reasons))
             )
     return sorted(findings, key=_gravity), shares
+
+
+def deviations(
+    values: NDArray[np.float64], groups: NDArray[np.generic], least: float
+) -> NDArray[np.float64]:
+    """How many robust standard deviations each value lies above the median of its group.
+
+    The deviation is 1.4826 times the median distance from the median, which of a normal
+    distribution is the standard deviation and which a few outliers do not move; it is `least`
+    or more, so that equal values do not make the smallest difference a large one.
+    """
+    away = np.zeros(len(values))
+    for group in np.unique(groups):
+        inside = groups == group
+        distance = values[inside] - np.median(values[inside])
+        away[inside] = distance / max(least, 1.4826 * float(np.median(np.abs(distance))))
+    return away
+
+
+def _disputed(notes: Mapping[str, Note]) -> dict[str, Reason]:
+    """Images on which the folds' networks disagree by far more than on the others."""
+    shares = np.array([note.disagreement for note in notes.values()])
+    logarithms = np.log(np.maximum(shares, _LEAST_DISAGREEMENT))
+    away = deviations(logarithms, np.zeros(len(shares)), float(np.log(_LEAST_FACTOR)))
+    usual = float(np.median(shares)) if len(shares) else 0.0
+    return {
+        name: Reason(
+            "folds", note.disagreement,
+            f"folds disagree on {note.disagreement:.2%} of the pixels, on {usual:.2%} of the "
+            f"median image",
+        )
+        for (name, note), far in zip(notes.items(), away, strict=True)
+        if far > FAR
+    }  # fmt: skip
 
 
 def compare_views(
@@ -182,20 +217,19 @@ def in_turn(findings: Sequence[Finding], count: int) -> list[Finding]:
     return sorted(chosen, key=_gravity)
 
 
-def write(path: Path, findings: Sequence[Finding]) -> None:
+def write(path: Path, findings: Iterable[Finding]) -> None:
     """Write all findings as CSV, in one step."""
-    with written_whole(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in findings:
-            reasons = "; ".join(reason.text for reason in one.reasons)
-            values = (f"{one.share:.6f}", one.parts, f"{one.disagreement:.6f}", reasons)
-            writer.writerow((base_name(one.row.image), one.view, *values))
+    rows = (
+        Row(
+            base_name(one.row.image), one.view, one.share, one.parts, one.disagreement,
+            "; ".join(reason.text for reason in one.reasons),
+        )
+        for one in findings
+    )  # fmt: skip
+    table.write(path, Row, rows)
 
 
-def _reasons(
-    share: float, count: int, view: str, note: Note, rank: int, expected: Usual
-) -> Iterable[Reason]:
+def _reasons(share: float, count: int, view: str, note: Note, expected: Usual) -> Iterable[Reason]:
     if note.error:
         yield Reason("unreadable", 1, f"unreadable, left empty: {note.error}")
         return
@@ -205,16 +239,13 @@ def _reasons(
         return
     median = expected.median.get(view, 0.0)
     away = abs(share / median - 1) / expected.spread if median else 0.0
-    if away > _FAR:
+    if away > FAR:
         where = f"of view {view}" if view else "of the training masks"
         text = f"covers {share:.1%}, the median {where} is {median:.1%} ({away:.0f} deviations)"
         yield Reason("area", away, text)
     if count > expected.parts:
         text = f"{count} parts, no out-of-fold mask has more than {expected.parts}"
         yield Reason("parts", count, text)
-    if rank:
-        text = f"folds disagree on {note.disagreement:.2%} of the pixels (number {rank})"
-        yield Reason("folds", note.disagreement, text)
 
 
 def _gravity(finding: Finding) -> tuple[int, float]:

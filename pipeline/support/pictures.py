@@ -125,9 +125,9 @@ def _paint(image: UInt8, classes: UInt8) -> UInt8:
 # --- picture files
 
 
-def encode_jpeg(image: UInt8) -> bytes:
-    """An RGB picture as JPEG bytes."""
-    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+def encode_jpeg(image: UInt8, quality: int = _JPEG_QUALITY) -> bytes:
+    """An RGB picture as JPEG bytes; quality 0 to 100."""
+    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def encode_webp(image: UInt8, quality: int = _WEBP_QUALITY) -> bytes:
