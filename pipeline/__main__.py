@@ -164,8 +164,8 @@ def _add(verbs: Any, run: Run, recipe: str = "required") -> argparse.ArgumentPar
             action="append",
             default=[],
             metavar="NAME=PATH",
-            help="where one of the recipe's places lies, if not at its usual path: raw, samples, "
-            "runs, oof, evaluation, submission, work, logs; may be given several times",
+            help="where one of the recipe's places lies, if not at its usual path: archives, raw, "
+            "samples, runs, oof, evaluation, submission, work, logs; may be given several times",
         )
     return parser
 

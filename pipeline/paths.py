@@ -25,7 +25,8 @@ class Paths:
     """The places of one recipe; each can be moved where a machine has only parts of the tree."""
 
     recipe: str
-    raw: Path  # the archives
+    archives: Path  # of all recipes, a folder an origin (a competition, a data set), kept once
+    raw: Path  # links to those that this recipe uses
     samples: Path  # the table of samples (.csv)
     runs: Path  # a folder a fold: network, metrics, history
     oof: Path  # out-of-fold counts, measures and pictures, some files a fold
@@ -42,6 +43,7 @@ class Paths:
             UserError: there is no place of such a name.
         """
         places = {
+            "archives": Path("data", "archives"),
             "raw": Path("data", recipe, "raw"),
             "samples": Path("data", recipe, "samples.csv"),
             "runs": Path("runs", recipe),

@@ -1,24 +1,17 @@
-"""The stage `download` against a Kaggle on 127.0.0.1, through the real client.
+"""The stage `download`: archives kept once an origin, linked into each recipe's folder.
 
-Whatever goes wrong on the way, it ends with exactly the right bytes, or with an error and no
-file under the final name; and the next run, with nothing wrong, makes it right.
+They come from a Kaggle on 127.0.0.1, from a folder on this machine, or are drawn.
 """
 
-import errno
 import filecmp
-import functools
 import io
-import itertools
-import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -26,36 +19,30 @@ from pathlib import Path
 
 import kaggle_server
 import pytest
-from conftest import copy_project
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
+import yaml
+from conftest import ROOT, copy_project, write_yaml
+from downloads import (
+    DATA,
+    OTHER,
+    REAL,
+    SMALL,
+    fetch,
+    get,
+    names,
+    origin,
+    wait_for,
+    wanted,
+)
+from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, zipped
 
-from pipeline.download import stage
-from pipeline.download.stage import download
-from pipeline.kaggle import account as kaggle_account
-from pipeline.kaggle import crc32c, receipts, transfer
-from pipeline.kaggle.retry import RetryPolicy
+from pipeline.download import stage, store
 from pipeline.recipe import read
 from pipeline.recipe.schema import Competition, Dataset, Synthetic
-from pipeline.support import files
 from pipeline.support.errors import UserError
 
-ROOT = Path(__file__).parent.parent
-REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "competitions", COMPETITION)
-QUICK = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.02, connect=2, read=0.5)
-DATA = zipped({"train/a.jpg": noise(1_500_000), "train/b.jpg": noise(1_500_000, 1)})
-OTHER = zipped({"train/a.jpg": noise(1_500_000, 2), "train/b.jpg": noise(1_500_000, 3)})
-PAGE = b"<!DOCTYPE html><html><body>Please sign in to this network</body></html>"
-SMALL = zipped({"a.csv": noise(5_000)})
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Path:
-    """The folder of a recipe: what lies beside it is looked through, and is no other test's."""
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    return folder
+SET = Dataset(kind="dataset", slug="owner/some-set")
+OPTIONAL = ("list.csv.zip", "not-offered.jpg")
+SAMPLE = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
 
 
 @pytest.fixture
@@ -65,147 +52,42 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
         yield server
 
 
-def wanted(*files: str) -> Competition:
-    return Competition(kind="competition", slug=COMPETITION, files=files, optional_files=())
+def without_kaggle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network and no credentials."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
 
 
-def fetch(out: Path, *files: str, policy: RetryPolicy = QUICK) -> list[Path]:
-    return download(wanted(*(files or ("train.zip",))), out, None, policy)
-
-
-def recipe(path: Path, download: dict[str, object]) -> Path:
-    """A whole recipe with this section `download`."""
-    import yaml
-
-    content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({**content, "download": download}))
-    return path
-
-
-def command(out: Path, *files: str) -> list[str]:
-    section: dict[str, object] = {
-        "kind": "competition", "slug": COMPETITION, "files": list(files), "optional_files": [],
-    }  # fmt: skip
-    path = recipe(out.parent / f"recipes/tiny-{len(files)}.yaml", section)
-    in_folder = ["sh", "-c", 'cd "$0" && exec "$@"', str(out.parent)]
-    run = [sys.executable, "-m", "pipeline", "download", path.stem, "--at", f"raw={out}"]
-    return [*in_folder, *run]
+# --- files that are needed
 
 
 def test_brings_the_files_and_keeps_them(server: KaggleServer, tmp_path: Path) -> None:
     server.page_size = 1  # the listing takes two pages
-    out = tmp_path / "data/raw"
-    paths = fetch(out, "train.zip", "list.csv.zip")
+    paths = fetch(tmp_path, "train.zip", "list.csv.zip")
     assert [path.read_bytes() for path in paths] == [DATA, SMALL]
-    assert sorted(path.name for path in out.iterdir()) == ["list.csv.zip", "train.zip"]
+    assert names(tmp_path / "mine/raw") == ["list.csv.zip", "train.zip"]
+    assert names(origin(tmp_path)) == ["list.csv.zip", "receipts.json", "train.zip"]
     assert server.count("POST ListDataFiles") == 2
     server.log.clear()
     started = time.monotonic()
-    assert fetch(out, "train.zip", "list.csv.zip") == paths
+    assert fetch(tmp_path, "train.zip", "list.csv.zip") == paths
     assert not server.log, "what is there needs no network"
     assert time.monotonic() - started < 0.5
 
 
 def test_only_what_is_missing_is_fetched(server: KaggleServer, tmp_path: Path) -> None:
-    fetch(tmp_path / "raw", "train.zip")
+    fetch(tmp_path, "train.zip")
     server.log.clear()
-    fetch(tmp_path / "raw", "train.zip", "list.csv.zip")
+    fetch(tmp_path, "train.zip", "list.csv.zip")
     assert not server.count("GET train.zip") and server.count("GET list.csv.zip") == 1
-
-
-OPTIONAL = ("list.csv.zip", "not-offered.jpg")
-
-
-def fetch_optional(
-    out: Path, local: Path | None = None, files: tuple[str, ...] = OPTIONAL
-) -> list[Path]:
-    section = wanted("train.zip").model_copy(update={"optional_files": files})
-    return download(section, out, local, QUICK)
-
-
-def test_optional_files_are_had_where_they_are_offered(
-    server: KaggleServer, tmp_path: Path
-) -> None:
-    paths = fetch_optional(tmp_path / "raw")
-    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
-    assert paths[0].read_bytes() == SMALL
-    server.log.clear()
-    assert fetch_optional(tmp_path / "raw") == paths
-    assert not server.log, "what was not offered is not asked for again"
-
-
-def test_optional_files_are_looked_after_like_the_others(
-    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Named later, changed or deleted, while every needed file is here."""
-    out = tmp_path / "raw"
-    fetch(out)
-    paths = fetch_optional(out)
-    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
-    paths[0].write_bytes(SMALL[:-1])
-    assert fetch_optional(out) == paths and paths[0].read_bytes() == SMALL
-    assert "list.csv.zip: changed since it was checked" in capsys.readouterr().err
-    paths[0].unlink()
-    assert fetch_optional(out) == paths and paths[0].read_bytes() == SMALL
-    assert server.count("GET train.zip") == 1
-    assert fetch_optional(out, files=("list.csv.zip", "train.zip")) == paths, "named twice"
-
-
-def test_an_optional_file_that_is_offered_later(server: KaggleServer, tmp_path: Path) -> None:
-    """Noticed when Kaggle is asked for another reason; a damaged note is another reason."""
-    out = tmp_path / "raw"
-    fetch_optional(out)
-    server.competitions[COMPETITION]["not-offered.jpg"] = Blob(b"jpeg", kind="image/jpeg")
-    assert len(fetch_optional(out)) == 2
-    (tmp_path / ".download-raw/not-offered.json").write_text("[")
-    assert len(fetch_optional(out)) == 3
-    server.log.clear()
-    assert len(fetch_optional(out)) == 3 and not server.log
-
-
-def test_an_optional_file_that_is_offered_no_more(server: KaggleServer, tmp_path: Path) -> None:
-    """Deleted, it is done without; changed, it is not taken for what it was."""
-    out = tmp_path / "raw"
-    paths = fetch_optional(out)
-    del server.competitions[COMPETITION]["list.csv.zip"]
-    paths[0].write_bytes(SMALL[:-1])
-    for _ in range(2):
-        with pytest.raises(UserError, match="list.csv.zip: changed .* not offered any more"):
-            fetch_optional(out)
-    paths[0].unlink()
-    server.log.clear()
-    assert fetch_optional(out) == fetch_optional(out) == [out / "train.zip"]
-    assert not server.log
-
-
-def test_optional_files_that_are_here_already(server: KaggleServer, tmp_path: Path) -> None:
-    """The folder is looked at each time; what Kaggle lacked says nothing about it."""
-    here, out = local_archives(tmp_path), tmp_path / "raw"
-    fetch_optional(out, files=OPTIONAL[1:])
-    server.log.clear()
-    assert fetch_optional(out, here) == [out / "train.zip"]
-    place = here / "competitions" / COMPETITION
-    for name in OPTIONAL:
-        (place / name).write_bytes(SMALL)
-        assert name in [path.name for path in fetch_optional(out, here)]
-    (out / "not-offered.jpg").unlink()
-    assert len(fetch_optional(out, here)) == 3 and (out / "not-offered.jpg").exists()
-    for name in OPTIONAL:
-        (place / name).unlink()
-    (out / "not-offered.jpg").unlink()
-    assert [path.name for path in fetch_optional(out, here)] == ["list.csv.zip", "train.zip"]
-    (out / "list.csv.zip").write_bytes(b"")
-    with pytest.raises(UserError, match="list.csv.zip: changed .* not offered any more"):
-        fetch_optional(out, here)
-    assert not server.log
 
 
 def test_a_whole_data_set(server: KaggleServer, tmp_path: Path) -> None:
     server.datasets["owner/some-set"] = Blob(DATA)
-    section = Dataset(kind="dataset", slug="owner/some-set")
-    (path,) = download(section, tmp_path / "raw", None, QUICK)
+    (path,) = get(SET, tmp_path)
     assert path.name == "some-set.zip" and path.read_bytes() == DATA
+    server.log.clear()
+    assert get(SET, tmp_path, "other")[0].samefile(path) and not server.log
 
 
 def test_names_as_the_server_gives_them(server: KaggleServer, tmp_path: Path) -> None:
@@ -213,340 +95,204 @@ def test_names_as_the_server_gives_them(server: KaggleServer, tmp_path: Path) ->
     files["a b.zip"] = Blob(SMALL)
     files["masks.csv"] = Blob(SMALL, served="masks.csv.zip")  # packed on the way
     files["plain.csv"] = Blob(b"a,b\n1,2\n", kind="text/csv", hashes=())
-    paths = fetch(tmp_path / "raw", "a b.zip", "masks.csv", "plain.csv")
+    paths = fetch(tmp_path, "a b.zip", "masks.csv", "plain.csv")
     assert [path.name for path in paths] == ["a b.zip", "masks.csv.zip", "plain.csv"]
     assert paths[2].read_bytes() == b"a,b\n1,2\n"
 
 
-# Faults that pass: the right bytes within the same run.
-PASSING: dict[str, list[Fault]] = {
-    "S1 error page after a drop": [Fault(cut_at=900_000), Fault(status=503)],
-    "S1 address runs out after a drop": [Fault(cut_at=900_000), Fault(status=403)],
-    "S2 end missing, no length": [Fault(length=False, cut_at=2_000_000)],
-    "S2 end missing, no length, no hash": [Fault(length=False, cut_at=2_000_000, hashes={})],
-    "S4 wrong bytes, right length": [Fault(data=OTHER)],
-    "S4 wrong bytes, right length, no hash": [
-        Fault(data=DATA[:800_000] + b"\0" * 9 + DATA[800_009:], hashes={})
-    ],
-    "S5 range from the beginning": [Fault(cut_at=900_000), Fault(lie_range=True)],
-    "S7 replaced behind a drop": [
-        Fault(cut_at=900_000, hashes={}),
-        Fault(data=OTHER, if_range=False, hashes={}, headers={"ETag": '"v2"'}),
-    ],
-    "S7 replaced, not even the validator says so": [
-        Fault(cut_at=900_000, hashes={}),
-        Fault(data=OTHER, if_range=False, hashes={}),
-    ],
-    "stall": [Fault(stall_at=900_000, seconds=1)],
-    "stall before the first byte": [Fault(stall_at=0, seconds=1)],
-    "reset": [Fault(cut_at=900_000, reset=True)],
-    "no bytes at all": [Fault(cut_at=0)],
-    "429": [Fault(status=429, headers={"Retry-After": "0"})],
-    "500": [Fault(status=500)],
-    "address that ran out": [Fault(status=400)],
-    "416": [Fault(cut_at=900_000), Fault(status=416)],
-    "no ranges": [Fault(cut_at=900_000, ranges=False), Fault(ranges=False)],
-    "no validator, no hash": [Fault(cut_at=900_000, validator=False, hashes={})],
-    "over-long": [Fault(data=DATA + b"more", length=False)],
-    "over-long, no hash": [Fault(data=DATA + b"more", length=False, hashes={})],
-    "wrong hash": [Fault(hashes={"md5": "AAAAAAAAAAAAAAAAAAAAAA=="})],
-    "wrong crc32c": [Fault(hashes={"crc32c": "AAAAAA=="})],
-}
+def test_a_zip_of_another_make_is_taken(server: KaggleServer, tmp_path: Path) -> None:
+    """Deflated, with a comment, without a member, with a count of members in zip64's record."""
+    for number, (members, comment) in enumerate(((["a"], b"by hand"), ([], b""), (["a"], b""))):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.comment = comment
+            for member in members:
+                archive.writestr(member, "x" * 1000)
+        server.competitions[COMPETITION]["z.zip"] = Blob(buffer.getvalue())
+        (path,) = fetch(tmp_path / str(number), "z.zip")
+        assert path.read_bytes() == buffer.getvalue()
 
 
-@pytest.mark.parametrize("faults", PASSING.values(), ids=PASSING)
-def test_a_fault_that_passes(server: KaggleServer, tmp_path: Path, faults: list[Fault]) -> None:
-    server.blob_faults["train.zip"] += faults
-    (path,) = fetch(tmp_path / "raw")
-    assert path.read_bytes() == DATA
-    assert [file.name for file in path.parent.iterdir()] == ["train.zip"]
+# --- what is kept
 
 
-BAD_CRC = bytearray(DATA)
-BAD_CRC[1000] ^= 1
-LASTING: dict[str, tuple[Fault, str]] = {
-    "S2 end missing": (Fault(length=False, cut_at=2_000_000), "wrong bytes"),
-    "S3 page instead of a zip": (Fault(data=PAGE, kind="text/html"), "found a page"),
-    "S3 page that says it is a zip": (Fault(data=PAGE, hashes={}), "found a web page"),
-    "S4 wrong bytes, right length": (Fault(data=OTHER), "MD5"),
-    "zip whose checksum fails": (Fault(data=bytes(BAD_CRC), hashes={}), "train/a.jpg"),
-    "over-long": (Fault(data=DATA + b"x", length=False, hashes={}), "after the zip's end"),
-    "junk in front": (Fault(data=b"x" * 9 + DATA, hashes={}), "9 foreign bytes before"),
-    "wrong md5": (Fault(hashes={"md5": "AAAAAAAAAAAAAAAAAAAAAA=="}), "MD5"),
-    "wrong crc32c": (Fault(hashes={"crc32c": "AAAAAA=="}), "CRC32C"),
-    "429": (Fault(status=429, headers={"Retry-After": "0"}), "429"),
-    "429 for an hour": (Fault(status=429, headers={"Retry-After": "3600"}), "wait 3600 s"),
-    "500": (Fault(status=500), "500"),
-    "address that ran out": (Fault(status=403), "answer 403 from the storage"),
-    "always cut at one place": (Fault(cut_at=900_000), "at byte 900,000"),
-    "always stalls at one place": (Fault(stall_at=900_000, seconds=1), "at byte 900,000"),
-    "compressed on the way": (Fault(headers={"Content-Encoding": "gzip"}), "Content-Encoding"),
-}
-
-
-@pytest.mark.parametrize(("fault", "text"), LASTING.values(), ids=LASTING)
-def test_a_fault_that_lasts(server: KaggleServer, tmp_path: Path, fault: Fault, text: str) -> None:
-    server.blob_faults["train.zip"] += [fault] * 30
-    out = tmp_path / "raw"
-    with pytest.raises(UserError) as caught:
-        fetch(out, "list.csv.zip", "train.zip")
-    assert text in str(caught.value) and "\n" not in str(caught.value)
-    assert "X-Signature" not in str(caught.value), "a signed address is a secret"
-    assert [file.name for file in out.iterdir()] == ["list.csv.zip"]
-
-    server.blob_faults["train.zip"].clear()
+def test_recipes_share_one_file(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (first,) = get(wanted("train.zip"), tmp_path, "first")
     server.log.clear()
-    assert fetch(out, "list.csv.zip", "train.zip")[1].read_bytes() == DATA
-    assert not server.count("GET list.csv.zip"), "what was right is not fetched again"
-    if "900_000" in text.replace(",", "_"):
-        assert server.count("GET train.zip bytes=900000-") == server.count("GET train.zip") == 1
+    without_kaggle(monkeypatch)
+    capsys.readouterr()
+    (second,) = get(wanted("train.zip"), tmp_path, "second")
+    assert second.samefile(first) and not server.log
+    said = f"{second}: {len(DATA):,} bytes"
+    assert capsys.readouterr().out == f"{said}, linked from {origin(tmp_path)}/train.zip\n"
+    shutil.rmtree(tmp_path / "first")
+    assert get(wanted("train.zip"), tmp_path, "second") == [second]
+    assert capsys.readouterr().out == f"{said}\n"
 
 
-def test_the_client_itself_accepts_what_is_refused_here(
-    server: KaggleServer, tmp_path: Path
-) -> None:
-    """The faults are real: the client's own download calls each of these a success."""
-    from pipeline.kaggle import client
-    from pipeline.kaggle.retry import RetryAdapter
-
-    api = client.api(RetryAdapter(QUICK))
-    client.sign_in(api)
-    for number, fault in enumerate(
-        (
-            Fault(length=False, cut_at=2_000_000),  # S2
-            Fault(data=PAGE, kind="text/html"),  # S3
-            Fault(data=OTHER),  # S4
-        )
-    ):
-        server.blob_faults["train.zip"].append(fault)
-        folder = tmp_path / str(number)
-        api.competition_download_file(COMPETITION, "train.zip", str(folder), quiet=True)
-        assert (folder / "train.zip").read_bytes() != DATA
-
-
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(cuts=st.lists(st.integers(0, len(DATA)), max_size=4), resets=st.booleans())
-def test_drops_at_any_bytes(
-    server: KaggleServer, tmp_path: Path, cuts: list[int], resets: bool
-) -> None:
-    out = tmp_path / f"raw{next(COUNTER)}"
-    server.blob_faults["train.zip"] = [Fault(cut_at=cut, reset=resets) for cut in cuts]
-    policy = RetryPolicy(attempts=9, first_pause=0.001, longest_pause=0.002, connect=2, read=2)
-    (path,) = fetch(out, policy=policy)
-    assert path.read_bytes() == DATA
-
-
-COUNTER = itertools.count()
-
-
-def test_every_byte_that_arrived_is_kept(server: KaggleServer, tmp_path: Path) -> None:
-    """The client loses up to 1 MiB at a cut and never ends where cuts come sooner."""
-    cuts = range(100_000, len(DATA), 100_000)
-    server.blob_faults["train.zip"] = [Fault(cut_at=cut) for cut in cuts]
-    server.sent.clear()
-    (path,) = fetch(tmp_path / "raw")
-    assert path.read_bytes() == DATA
-    assert server.sent["train.zip"] == len(DATA)
-
-
-def test_a_file_without_length_and_hash(server: KaggleServer, tmp_path: Path) -> None:
-    """Only the listing's size can show that a CSV is whole."""
-    text = b"img,mask\n" * 1000
-    server.competitions[COMPETITION]["a.csv"] = Blob(text, kind="text/csv", hashes=())
-    server.blob_faults["a.csv"] = [Fault(length=False, cut_at=5_000)]
-    assert fetch(tmp_path / "raw", "a.csv")[0].read_bytes() == text
-    server.blob_faults["a.csv"] = [Fault(length=False, cut_at=5_000)] * 9
-    with pytest.raises(UserError, match="a.csv"):
-        fetch(tmp_path / "raw2", "a.csv")
-    assert not list((tmp_path / "raw2").iterdir())
-
-
-def test_crc32c_is_checked_where_there_is_no_md5(server: KaggleServer, tmp_path: Path) -> None:
-    data = zipped({"a": noise(40_003)})
-    server.competitions[COMPETITION]["joined.zip"] = Blob(data, hashes=("crc32c",))
-    assert fetch(tmp_path / "raw", "joined.zip")[0].read_bytes() == data
-
-
-@given(st.binary(max_size=300), st.integers(0, 300))
-@settings(max_examples=50, deadline=None)
-def test_crc32c(data: bytes, cut: int) -> None:
-    expected = int.from_bytes(kaggle_server._crc32c(data), "big")
-    assert crc32c.update(crc32c.update(0, data[:cut]), data[cut:]) == expected
-
-
-def test_crc32c_check_value() -> None:
-    assert crc32c.update(0, b"123456789") == 0xE3069283  # RFC 3720, B.4
-
-
-def test_an_api_that_stumbles(server: KaggleServer, tmp_path: Path) -> None:
-    def busy() -> kaggle_server.Reply:
-        return 429, {"code": 429, "message": "Too many requests"}, {"Retry-After": "0"}
-
-    def broken() -> kaggle_server.Reply:
-        return 502, {}, {}
-
-    server.api_faults["IntrospectToken"] = ["drop"]
-    server.api_faults["ListDataFiles"] = [busy, broken]
-    server.api_faults["DownloadDataFile"] = ["drop", "stall"]
-    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
-
-
-def test_a_page_instead_of_an_answer(server: KaggleServer, tmp_path: Path) -> None:
-    server.api_faults["ListDataFiles"] = ["page"]
-    with pytest.raises(UserError, match="sign in"):
-        fetch(tmp_path / "raw")
-    server.api_faults["DownloadDataFile"] = [lambda: (200, {"some": "JSON"}, {})]
-    with pytest.raises(UserError, match="application/json"):
-        fetch(tmp_path / "raw")
-    assert not list((tmp_path / "raw").iterdir())
+def test_competitions_share_nothing(server: KaggleServer, tmp_path: Path) -> None:
+    fetch(tmp_path)
+    server.competitions["lakes"] = {"train.zip": Blob(OTHER)}
+    (path,) = get(wanted("train.zip", slug="lakes"), tmp_path, "lakes")
+    assert path.read_bytes() == OTHER
 
 
 def test_a_changed_file_is_noticed(
     server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (path,) = fetch(tmp_path / "raw")
-    os.utime(path)  # touched, not changed: read again, kept
+    """Cut, or written over, under whichever of its names; touched, it still is what it was."""
+    (path,) = fetch(tmp_path)
+    os.utime(path)
     server.log.clear()
-    fetch(tmp_path / "raw")
+    fetch(tmp_path)
     assert not server.log
     for bytes_ in (DATA + b"S5", DATA[:-1], OTHER):
         path.write_bytes(bytes_)
-        assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
-        assert "changed since it was checked" in capsys.readouterr().err
+        assert fetch(tmp_path)[0].read_bytes() == DATA
+        assert "train.zip: changed since it was checked" in capsys.readouterr().err
+    assert names(origin(tmp_path)) == ["receipts.json", "train.zip"]
 
 
-def test_a_file_without_receipt_is_not_trusted(server: KaggleServer, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw/train.zip").write_bytes(OTHER)
-    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
-
-
-def test_a_file_replaced_between_two_runs(server: KaggleServer, tmp_path: Path) -> None:
-    server.blob_faults["train.zip"] = [Fault(cut_at=900_000)] + [Fault(status=400)] * 9
-    with pytest.raises(UserError):
-        fetch(tmp_path / "raw")
-    server.blob_faults.clear()
-    server.etags["train.zip"] = '"v2"'
-    server.competitions[COMPETITION]["train.zip"] = Blob(OTHER)
-    assert fetch(tmp_path / "raw")[0].read_bytes() == OTHER
-
-
-def test_killed_in_the_middle(server: KaggleServer, tmp_path: Path) -> None:
-    out = tmp_path / "raw"
-    part = tmp_path / ".download-raw/train.zip.part"
-
-    def grown(size: int) -> bool:
-        return part.exists() and part.stat().st_size > size
-
-    for number, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)):
-        server.blob_faults["train.zip"] = [Fault(rate=7e5)]  # not done before it is killed
-        process = subprocess.Popen(
-            command(out, "train.zip"),
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            # What a shell puts in the background ignores Ctrl-C, and so would its children.
-            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
-        wait_for(functools.partial(grown, 600_000 * (number + 1)))
-        process.send_signal(how)
-        _, errors = process.communicate()
-        assert process.returncode == {signal.SIGINT: 130}.get(how, -how)
-        assert "Traceback" not in errors
-        assert not list(out.iterdir())
-    had = part.stat().st_size
-    assert subprocess.run(command(out, "train.zip"), cwd=ROOT).returncode == 0
-    assert (out / "train.zip").read_bytes() == DATA
-    assert server.log[-1] == f"GET train.zip bytes={had}-"
-
-
-def wait_for(condition: object, seconds: float = 30) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-def test_killed_before_it_got_its_name(server: KaggleServer, tmp_path: Path) -> None:
-    """Complete, not yet in place: checked again, not fetched again."""
-    folder = tmp_path / ".download-raw"
-    folder.mkdir()
-    with kaggle_account.connect(QUICK) as account:
-        part, _ = transfer.fetch(account.files(COMPETITION, ["train.zip"], [])[0], folder, QUICK)
-    receipts.issue(folder, f"competitions/{COMPETITION}/train.zip", part, "train.zip")
+def test_a_link_that_was_replaced_is_made_again(
+    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = fetch(tmp_path)
+    path.unlink()
+    path.write_bytes(OTHER)
     server.log.clear()
-    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
-    assert not server.count("GET")
-    names = {path.name for path in folder.iterdir()}
-    assert names == {f"competitions--{COMPETITION}--train.zip.receipt.json"}
+    assert fetch(tmp_path)[0].samefile(origin(tmp_path) / "train.zip") and not server.log
+    assert path.read_bytes() == DATA
+    assert f"{path}: found another file there; replaced" in capsys.readouterr().err
 
 
-def test_two_processes_at_once(server: KaggleServer, tmp_path: Path) -> None:
-    """S6: one works, the other says so; the file is right."""
-    server.blob_faults["train.zip"] = [Fault(rate=2e6)]
-    first = subprocess.Popen(command(tmp_path / "raw", "train.zip"), cwd=ROOT)
-    wait_for(lambda: (tmp_path / ".download-raw/train.zip.part").exists())
-    with pytest.raises(UserError, match="another process"):
-        fetch(tmp_path / "raw")
-    assert first.wait() == 0
-    assert (tmp_path / "raw/train.zip").read_bytes() == DATA
+@pytest.mark.parametrize("place", ["mine/raw", f"archives/competitions/{COMPETITION}"])
+def test_a_file_without_receipt(
+    server: KaggleServer, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not trusted, but taken where Kaggle's hash shows that it is the file."""
+    for number, data in enumerate((OTHER, DATA)):
+        folder = tmp_path / str(number) / place
+        folder.mkdir(parents=True)
+        (folder / "train.zip").write_bytes(data)
+        assert fetch(tmp_path / str(number))[0].read_bytes() == DATA
+        was_read = "train.zip: from byte 0" in capsys.readouterr().err
+        assert was_read == (data is OTHER)
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", '{"files": []}', '{"files": {"train.zip": {}}}'])
+def test_damaged_receipts_are_made_anew(server: KaggleServer, tmp_path: Path, text: str) -> None:
+    fetch(tmp_path)
+    receipts = origin(tmp_path) / "receipts.json"
+    whole = receipts.read_text()
+    receipts.write_text(text)
+    assert fetch(tmp_path)[0].read_bytes() == DATA
+    assert receipts.read_text() == whole
+
+
+def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -> None:
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system at /dev/shm")
+    folder = shared / f"archives-{os.getpid()}"
+    try:
+        here = local_archives(folder)
+        (path,) = get(wanted("train.zip"), tmp_path, local=here)
+        assert path.read_bytes() == DATA and path.samefile(origin(tmp_path) / "train.zip")
+        (folder / "far").mkdir()
+        (tmp_path / "far").symlink_to(folder / "far")
+        (copy,) = get(wanted("train.zip"), tmp_path, "far")
+        assert copy.read_bytes() == DATA and not copy.samefile(path) and not server.log
+        before = copy.stat().st_ino
+        assert get(wanted("train.zip"), tmp_path, "far")[0].stat().st_ino == before
+        copy.write_bytes(OTHER)
+        assert get(wanted("train.zip"), tmp_path, "far")[0].read_bytes() == DATA
+    finally:
+        shutil.rmtree(folder)
+
+
+# --- optional files
+
+
+def test_optional_files_are_had_where_they_are_offered(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = wanted("train.zip", optional=OPTIONAL)
+    paths = get(section, tmp_path)
+    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
+    assert paths[0].read_bytes() == SMALL
+    server.log.clear()
+    without_kaggle(monkeypatch)
+    assert get(section, tmp_path) == paths, "what was not offered is not asked for again"
+    assert len(get(section, tmp_path, "other")) == 2 and not server.log
+
+
+def test_optional_files_are_looked_after_like_the_others(
+    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named later, changed or deleted, while every needed file is here."""
+    fetch(tmp_path)
+    section = wanted("train.zip", optional=OPTIONAL)
+    paths = get(section, tmp_path)
+    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
+    paths[0].write_bytes(SMALL[:-1])
+    assert get(section, tmp_path) == paths and paths[0].read_bytes() == SMALL
+    assert "list.csv.zip: changed since it was checked" in capsys.readouterr().err
+    paths[0].unlink()
+    assert get(section, tmp_path) == paths and paths[0].read_bytes() == SMALL
     assert server.count("GET train.zip") == 1
 
 
-def test_disk_full(server: KaggleServer, tmp_path: Path) -> None:
-    """/dev/full answers every write with ENOSPC."""
-    folder = tmp_path / ".download-raw"
-    folder.mkdir()
-    (folder / "train.zip.part").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)):
-        fetch(tmp_path / "raw")
-    assert not list((tmp_path / "raw").iterdir())
-    (folder / "train.zip.part").unlink()
-    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
+def test_an_optional_file_that_is_offered_later(server: KaggleServer, tmp_path: Path) -> None:
+    """Noticed when Kaggle is asked for another reason; damaged receipts are another reason."""
+    section = wanted("train.zip", optional=OPTIONAL)
+    get(section, tmp_path)
+    server.competitions[COMPETITION]["not-offered.jpg"] = Blob(b"jpeg", kind="image/jpeg")
+    assert len(get(section, tmp_path)) == 2
+    (origin(tmp_path) / "receipts.json").write_text("[")
+    assert len(get(section, tmp_path)) == 3
+    server.log.clear()
+    assert len(get(section, tmp_path)) == 3 and not server.log
 
 
-def test_disk_that_fills_up_half_way(server: KaggleServer, tmp_path: Path) -> None:
-    def limit() -> None:  # a write past it fails, after all that fits was written
-        resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000))
-
-    run = subprocess.run(
-        command(tmp_path / "raw", "train.zip"),
-        cwd=ROOT, preexec_fn=limit, capture_output=True, text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert "train.zip.part: File too large; what arrived is kept" in run.stderr
-    server.sent.clear()
-    assert fetch(tmp_path / "raw")[0].read_bytes() == DATA
-    assert server.sent["train.zip"] == len(DATA) - 900_000
-
-
-def test_disk_too_small_to_begin(server: KaggleServer, tmp_path: Path) -> None:
-    server.competitions[COMPETITION]["train.zip"] = Blob(DATA, listed=10**18)
-    with pytest.raises(UserError, match="needs 1000000000.00 GB, the disk has"):
-        fetch(tmp_path / "raw")
-    assert not server.count("GET")
-    with pytest.raises(UserError, match="the disk has"):
-        files.check_space(tmp_path, 10**18, "train.zip")
+def test_an_optional_file_that_is_offered_no_more(server: KaggleServer, tmp_path: Path) -> None:
+    """Deleted, it is done without; changed, it is not taken for what it was."""
+    section = wanted("train.zip", optional=OPTIONAL)
+    paths = get(section, tmp_path)
+    del server.competitions[COMPETITION]["list.csv.zip"]
+    paths[0].write_bytes(SMALL[:-1])
+    for _ in range(2):
+        with pytest.raises(UserError, match="list.csv.zip: changed .* not offered any more") as no:
+            get(section, tmp_path)
+    for path in str(no.value).partition("delete ")[2].split(" and "):
+        Path(path).unlink()
+    server.log.clear()
+    assert get(section, tmp_path) == get(section, tmp_path) == paths[1:]
+    assert not server.log
 
 
-def test_unknown_file_and_competition(server: KaggleServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'tran.zip', expected one of list.csv.zip, train.zip"):
-        fetch(tmp_path / "raw", "tran.zip")
-    section = Competition(
-        kind="competition", slug="no-such", files=("train.zip",), optional_files=()
-    )
-    with pytest.raises(UserError, match="no-such: Kaggle answered 404 .*download.slug"):
-        download(section, tmp_path / "raw", None, QUICK)
+def test_an_optional_file_that_nobody_asked_for_yet(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kaggle is asked; a run that did without because it is away would not be the same run."""
+    fetch(tmp_path)
+    section = wanted("train.zip", optional=OPTIONAL[1:])
+    with monkeypatch.context() as away:
+        without_kaggle(away)
+        words = r"^not-offered.jpg: optional, all other files are here.*no Kaggle credentials.*or "
+        with pytest.raises(UserError, match=words + "take it out of download.optional_files"):
+            get(section, tmp_path)
+        with pytest.raises(UserError, match="^found no Kaggle credentials"):
+            get(section, tmp_path / "bare")
+        assert len(fetch(tmp_path)) == 1
+    server.log.clear()
+    assert len(get(section, tmp_path)) == 1
+    assert server.count("POST ListDataFiles") == 1 and not server.count("GET")
 
 
-def test_no_network(server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(UserError, match="no answer from localhost.*check the network"):
-        fetch(tmp_path / "raw")
+# --- a folder on this machine
 
 
 def local_archives(folder: Path) -> Path:
@@ -558,265 +304,71 @@ def local_archives(folder: Path) -> Path:
 
 def test_archives_that_are_here_already(server: KaggleServer, tmp_path: Path) -> None:
     here = local_archives(tmp_path)
-    (path,) = download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
+    (path,) = get(wanted("train.zip"), tmp_path, local=here)
     assert path.read_bytes() == DATA
     assert path.samefile(here / "competitions" / COMPETITION / "train.zip"), "linked, not copied"
-    assert not server.log
-    (tmp_path / ".download-raw" / f"competitions--{COMPETITION}--train.zip.receipt.json").unlink()
-    assert download(wanted("train.zip"), tmp_path / "raw", here, QUICK) == [path]
-
-
-def carvana(data: Path, *files: str) -> Path:
-    """Another recipe's folder, filled from Kaggle."""
-    fetch(data / "carvana/raw", *files)
-    return data / "carvana/raw"
-
-
-def without_kaggle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network and no credentials."""
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.delenv("KAGGLE_API_TOKEN")
-
-
-def test_what_another_recipe_has_is_linked(
-    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    other, out = carvana(tmp_path, "train.zip", "list.csv.zip"), tmp_path / "mine/raw"
-    server.log.clear()
-    without_kaggle(monkeypatch)
-    paths = fetch(out, "train.zip", "list.csv.zip")
-    assert [path.read_bytes() for path in paths] == [DATA, SMALL] and not server.log
-    assert [path.samefile(other / path.name) for path in paths] == [True, True]
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{out / 'train.zip'}: linked from {other / 'train.zip'}"
-    assert sorted(path.name for path in (tmp_path / "mine/.download-raw").iterdir()) == [
-        f"competitions--{COMPETITION}--list.csv.zip.receipt.json",
-        f"competitions--{COMPETITION}--train.zip.receipt.json",
-    ]
-    shutil.rmtree(tmp_path / "carvana")
-    assert fetch(out, "train.zip", "list.csv.zip") == paths, "its receipts are its own"
-    assert not capsys.readouterr().out
-
-
-def test_another_recipe_is_found_from_any_folder(
-    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Paths as dvc.yaml has them, a bare name, and a folder that is a link to the other's."""
-    carvana(tmp_path)
-    server.log.clear()
-    monkeypatch.chdir(tmp_path.parent)
-    assert fetch(Path(tmp_path.name, "mine/raw"))[0].read_bytes() == DATA
-    (tmp_path / "bare").mkdir()
-    monkeypatch.chdir(tmp_path / "bare")
-    assert fetch(Path("raw"))[0].read_bytes() == DATA
-    (tmp_path / "link").mkdir()
-    (tmp_path / "link/raw").symlink_to(tmp_path / "carvana/raw")
-    (tmp_path / "elsewhere").symlink_to(tmp_path / "carvana")
-    assert fetch(tmp_path / "link/raw")[0].read_bytes() == DATA
-    assert fetch(tmp_path / "elsewhere/raw")[0].read_bytes() == DATA
-    assert not server.log
-
-
-def test_only_what_no_recipe_has_is_fetched(server: KaggleServer, tmp_path: Path) -> None:
-    carvana(tmp_path, "train.zip")
-    fetch(tmp_path / "third/raw", "list.csv.zip")
-    server.competitions[COMPETITION]["a.zip"] = Blob(OTHER)
-    server.log.clear()
-    paths = fetch(tmp_path / "mine/raw", "list.csv.zip", "a.zip", "train.zip")
-    assert [path.read_bytes() for path in paths] == [SMALL, OTHER, DATA]
-    assert [line for line in server.log if line.startswith("GET")] == ["GET a.zip"]
-
-
-def test_what_another_recipe_spoilt_is_not_taken(
-    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Cut, changed, or half of it written over; touched, it still is what it was."""
-    file = carvana(tmp_path) / "train.zip"
-    half = DATA[: len(DATA) // 2] + bytes(len(DATA) - len(DATA) // 2)
-    for number, data in enumerate((DATA[:-1], OTHER, half)):
-        file.write_bytes(data)
-        out = tmp_path / f"mine{number}/raw"
-        server.log.clear()
-        assert fetch(out)[0].read_bytes() == DATA
-        assert f"{file}: changed since it was checked; not taken" in capsys.readouterr().err
-        assert not list((out / "../.download-raw").glob("train.zip*")), "nothing is left of it"
-        assert server.count("GET train.zip") == 1 and file.read_bytes() == data
-        shutil.rmtree(out.parent)
-    file.write_bytes(DATA)
-    server.log.clear()
-    assert fetch(tmp_path / "last/raw")[0].samefile(file) and not server.log
-
-
-def test_linked_archives_do_not_change_each_other(server: KaggleServer, tmp_path: Path) -> None:
-    """What is replaced in one folder stays in the other; what is written over shows in both."""
-    other, out = carvana(tmp_path), tmp_path / "mine/raw"
-    (path,) = fetch(out)
-    (out / "train.zip").unlink()
-    (out / "train.zip").write_bytes(OTHER)
-    assert (other / "train.zip").read_bytes() == DATA
-    assert fetch(out)[0].samefile(other / "train.zip"), "taken again"
-    path.write_bytes(OTHER)
-    assert (other / "train.zip").read_bytes() == OTHER, "one file"
-    server.log.clear()
-    assert fetch(out)[0].read_bytes() == fetch(other)[0].read_bytes() == DATA
-    assert path.samefile(other / "train.zip") and server.count("GET train.zip") == 1
-
-
-def test_no_archive_is_taken_that_arrives_at_the_moment(
-    server: KaggleServer, tmp_path: Path
-) -> None:
-    """The other recipe's process goes on undisturbed, and what is half there is left alone."""
-    server.blob_faults["train.zip"] = [Fault(rate=1e6)]
-    out = tmp_path / "other/raw"
-    out.parent.mkdir()
-    process = subprocess.Popen(command(out, "train.zip"), cwd=ROOT)
-    wait_for(lambda: (tmp_path / "other/.download-raw/train.zip.part").exists())
-    (path,) = fetch(tmp_path / "mine/raw")
-    assert process.poll() is None, "it was done before it could be looked at"
-    assert path.read_bytes() == DATA and not list(out.iterdir())
-    assert process.wait() == 0
-    assert (out / "train.zip").read_bytes() == DATA and not path.samefile(out / "train.zip")
-
-
-def test_archives_that_are_replaced_all_the_time(server: KaggleServer, tmp_path: Path) -> None:
-    """As a download does it, receipt first: whichever of two files is linked, it fits."""
-    other = carvana(tmp_path)
-    folder, origin = tmp_path / "carvana/.download-raw", f"competitions/{COMPETITION}/train.zip"
-    ended = threading.Event()
-
-    def replace() -> None:
-        for data in itertools.cycle((OTHER, DATA)):
-            (folder / "fresh").write_bytes(data)
-            receipts.keep(folder, origin, folder / "fresh", other / "train.zip")
-            if ended.is_set():
-                return
-
-    def link(out: Path) -> bool:
-        """Whether a new recipe's file came from the other one; it must fit its receipt."""
-        server.log.clear()
-        (path,) = fetch(out)
-        receipt = receipts.find(receipts.folder_of(out), origin)
-        assert receipt is not None and receipts.md5(path).hex() == receipt.md5
-        assert path.read_bytes() in (DATA, OTHER)
-        shutil.rmtree(out.parent)
-        return not server.log
-
-    thread = threading.Thread(target=replace)
-    thread.start()
-    try:
-        linked = [link(tmp_path / f"mine{number}/raw") for number in range(40)]
-    finally:
-        ended.set()
-        thread.join()
-    assert any(linked), "never taken from the other recipe"
-
-
-def test_what_had_arrived_is_cleared_away(server: KaggleServer, tmp_path: Path) -> None:
-    out = tmp_path / "mine/raw"
-    server.blob_faults["train.zip"] = [Fault(cut_at=900_000)] + [Fault(status=400)] * 9
-    with pytest.raises(UserError):
-        fetch(out)
-    part = tmp_path / "mine/.download-raw/train.zip.part"
-    assert part.stat().st_size == 900_000
-    server.blob_faults.clear()
-    carvana(tmp_path)
-    fetch(out)
-    assert not list(part.parent.glob("train.zip*"))
-
-
-def test_archives_of_another_competition_are_not_taken(
-    server: KaggleServer, tmp_path: Path
-) -> None:
-    carvana(tmp_path)
-    server.competitions["lakes"] = {"train.zip": Blob(OTHER)}
-    section = wanted("train.zip").model_copy(update={"slug": "lakes"})
-    (path,) = download(section, tmp_path / "lakes/raw", None, QUICK)
-    assert path.read_bytes() == OTHER
-
-
-def test_a_data_set_is_shared_too(server: KaggleServer, tmp_path: Path) -> None:
-    server.datasets["owner/some-set"] = Blob(DATA)
-    section = Dataset(kind="dataset", slug="owner/some-set")
-    (first,) = download(section, tmp_path / "a/raw", None, QUICK)
-    server.log.clear()
-    (second,) = download(section, tmp_path / "b/raw", None, QUICK)
-    assert second.samefile(first) and not server.log
+    (origin(tmp_path) / "receipts.json").unlink()
+    assert get(wanted("train.zip"), tmp_path, local=here) == [path]
+    shutil.rmtree(here)
+    here.mkdir()
+    assert get(wanted("train.zip"), tmp_path, local=here) == [path], "once taken, it is kept"
+    assert fetch(tmp_path) == [path] and not server.log
 
 
 def test_the_data_folder_comes_alone(server: KaggleServer, tmp_path: Path) -> None:
-    """Another recipe's file neither goes before it nor fills its gaps."""
-    carvana(tmp_path, "train.zip", "list.csv.zip")
+    """What Kaggle sent neither goes before its files nor fills its gaps."""
+    fetch(tmp_path, "train.zip", "list.csv.zip")
     here = local_archives(tmp_path)
     (here / "competitions" / COMPETITION / "train.zip").write_bytes(OTHER)
-    (path,) = download(wanted("train.zip"), tmp_path / "mine/raw", here, QUICK)
+    (path,) = get(wanted("train.zip"), tmp_path, local=here)
     assert path.read_bytes() == OTHER
     with pytest.raises(UserError, match=r"list.csv.zip: no such file; PIPELINE_DATA is set"):
-        download(wanted("list.csv.zip"), tmp_path / "mine/raw", here, QUICK)
+        get(wanted("list.csv.zip"), tmp_path, local=here)
+    with pytest.raises(UserError, match="list.csv.zip: .*from elsewhere, and not offered"):
+        get(wanted("train.zip", optional=("list.csv.zip",)), tmp_path, local=here)
+    assert get(wanted("train.zip", optional=("list.csv.zip",)), tmp_path, "bare", here)
 
 
-def test_optional_files_of_another_recipe(
-    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Taken where it has them; what Kaggle did not offer then, it is not asked for now."""
-    fetch_optional(tmp_path / "carvana/raw")
+def test_optional_files_that_are_here_already(server: KaggleServer, tmp_path: Path) -> None:
+    """The folder is looked at each time; what Kaggle lacked says nothing about it."""
+    here, section = local_archives(tmp_path), wanted("train.zip", optional=OPTIONAL)
+    assert len(get(wanted("train.zip", optional=OPTIONAL[1:]), tmp_path)) == 1
     server.log.clear()
-    without_kaggle(monkeypatch)
-    paths = fetch_optional(tmp_path / "mine/raw")
-    assert [path.name for path in paths] == ["list.csv.zip", "train.zip"]
-    shutil.rmtree(tmp_path / "carvana")
-    assert fetch_optional(tmp_path / "mine/raw") == paths and not server.log
+    assert [path.name for path in get(section, tmp_path, local=here)] == ["train.zip"]
+    place = here / "competitions" / COMPETITION
+    for name in OPTIONAL:
+        (place / name).write_bytes(SMALL)
+        assert name in [path.name for path in get(section, tmp_path, local=here)]
+    (place / "list.csv.zip").unlink()
+    (origin(tmp_path) / "list.csv.zip").write_bytes(b"")
+    with pytest.raises(UserError, match="list.csv.zip: changed .* not offered any more"):
+        get(section, tmp_path, local=here)
+    assert not server.log
 
 
-def test_an_optional_file_that_nobody_asked_for_yet(
-    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Kaggle is asked; a run that did without because it is away would not be the same run."""
-    carvana(tmp_path)
-    with monkeypatch.context() as away:
-        without_kaggle(away)
-        words = r"^not-offered.jpg: optional, all other files are here.*no Kaggle credentials.*or "
-        with pytest.raises(UserError, match=words + "take it out of download.optional_files"):
-            fetch_optional(tmp_path / "mine/raw", files=OPTIONAL[1:])
-        with pytest.raises(UserError, match="^found no Kaggle credentials"):
-            fetch_optional(tmp_path / "fourth/bare")
-        assert len(fetch_optional(tmp_path / "mine/raw", files=())) == 1
-    server.log.clear()
-    assert len(fetch_optional(tmp_path / "mine/raw", files=OPTIONAL[1:])) == 1
-    assert server.count("POST ListDataFiles") == 1 and not server.count("GET")
+def test_what_had_arrived_is_cleared_away(server: KaggleServer, tmp_path: Path) -> None:
+    server.blob_faults["train.zip"] = [Fault(cut_at=900_000)] + [Fault(status=400)] * 9
+    with pytest.raises(UserError):
+        fetch(tmp_path)
+    assert (origin(tmp_path) / "train.zip.part").stat().st_size == 900_000
+    get(wanted("train.zip"), tmp_path, local=local_archives(tmp_path))
+    assert names(origin(tmp_path)) == ["receipts.json", "train.zip"]
 
 
-def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -> None:
-    shared = Path("/dev/shm")
-    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no second file system at /dev/shm")
-    folder = shared / f"archives-{os.getpid()}"
-    try:
-        here = local_archives(folder)
-        (path,) = download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
-        assert path.read_bytes() == DATA
-        (folder / "mine").mkdir()
-        (tmp_path.parent / "mine").symlink_to(folder / "mine")
-        (copy,) = fetch(tmp_path.parent / "mine/raw")
-        assert copy.read_bytes() == DATA and not copy.samefile(path)
-        assert not server.log, "copied from the other recipe"
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_archives_that_are_here_but_damaged(server: KaggleServer, tmp_path: Path) -> None:
+def test_archives_that_are_here_but_damaged(tmp_path: Path) -> None:
     here = local_archives(tmp_path)
     source = here / "competitions" / COMPETITION / "train.zip"
-    source.write_bytes(bytes(BAD_CRC))
+    damaged = DATA[:1000] + bytes([DATA[1000] ^ 1]) + DATA[1001:]
+    source.write_bytes(damaged)
     with pytest.raises(UserError, match=r"train.zip: the checksum of its member train/a.jpg"):
-        download(wanted("train.zip"), tmp_path / "raw", here, QUICK)
-    assert not list((tmp_path / "raw").iterdir()) and source.read_bytes() == bytes(BAD_CRC)
+        get(wanted("train.zip"), tmp_path, local=here)
+    assert names(tmp_path / "mine/raw") == [] and source.read_bytes() == damaged
 
 
 def test_an_archive_that_is_not_here(server: KaggleServer, tmp_path: Path) -> None:
     here = local_archives(tmp_path)
     with pytest.raises(UserError, match=f"{COMPETITION}/list.csv.zip: no such file.*unset"):
-        download(wanted("train.zip", "list.csv.zip"), tmp_path / "raw", here, QUICK)
+        get(wanted("train.zip", "list.csv.zip"), tmp_path, local=here)
     assert not server.log, "the rest is not fetched from Kaggle in silence"
 
 
@@ -831,124 +383,117 @@ def bundled(place: Path, *members: str) -> Path:
 @pytest.mark.parametrize("place", ["", "competitions", f"competitions/{COMPETITION}"])
 def test_a_bundle_that_is_not_unpacked(tmp_path: Path, place: str) -> None:
     """The error says what to run, and that works."""
-    here, out = tmp_path / "all my data", tmp_path / "raw"
+    here = tmp_path / "all my data"
     bundle = bundled(here / place, "list.csv.zip", "train.zip")
     with pytest.raises(UserError) as caught:
-        download(wanted("train.zip"), out, here, QUICK)
+        get(wanted("train.zip"), tmp_path, local=here)
     message, folder = str(caught.value), here / "competitions" / COMPETITION
     assert message.startswith(f"{folder / 'train.zip'}: no such file;") and "\n" not in message
     assert f"{bundle} holds it: unpack that to {folder}" in message
     advice = re.search(r"\((python -m zipfile .*)\)$", message)
     assert advice is not None
     subprocess.run([sys.executable, *shlex.split(advice[1])[1:]], check=True)
-    assert download(wanted("train.zip"), out, here, QUICK)[0].read_bytes() == SMALL
+    assert get(wanted("train.zip"), tmp_path, local=here)[0].read_bytes() == SMALL
 
 
 def test_a_bundle_that_does_not_help(tmp_path: Path) -> None:
-    bundle = bundled(tmp_path / "here", *(f"{letter}.csv" for letter in "abcdefgh"))
+    here = tmp_path / "here"
+    bundle = bundled(here, *(f"{letter}.csv" for letter in "abcdefgh"))
     with pytest.raises(UserError, match=r"does not hold it \(it has a.csv, .*f.csv, ...\): put "):
-        download(wanted("train.zip"), tmp_path / "raw", tmp_path / "here", QUICK)
+        get(wanted("train.zip"), tmp_path, local=here)
     bundle.write_bytes(bundle.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"challenge.zip may hold it, but is no whole zip"):
-        download(wanted("train.zip"), tmp_path / "raw", tmp_path / "here", QUICK)
+        get(wanted("train.zip"), tmp_path, local=here)
     bundle.rename(bundle.with_name("some-set.zip"))
     with pytest.raises(UserError, match="some-set.zip: no such file.*put the file there, or unset"):
-        section = Dataset(kind="dataset", slug="owner/some-set")
-        download(section, tmp_path / "raw", tmp_path / "here", QUICK)
+        get(SET, tmp_path, local=here)
 
 
-def test_a_data_folder_that_is_no_folder(server: KaggleServer, tmp_path: Path) -> None:
-    run = subprocess.run(
-        command(tmp_path / "raw", "train.zip"), cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "PIPELINE_DATA": "/no/such/folder"},
-    )  # fmt: skip
-    assert run.returncode == 1
-    assert run.stderr.startswith("error: PIPELINE_DATA: found '/no/such/folder'")
+def test_a_data_folder_that_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_DATA", "/no/such/folder")
+    with pytest.raises(UserError, match="^PIPELINE_DATA: found '/no/such/folder'"):
+        stage.data_folder()
 
 
-def draw_quickly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let nothing but the seed be drawn; the seeds that were."""
-    drawn: list[int] = []
+# --- drawn
 
-    def draw(wanted: Synthetic, out: Path) -> None:
-        drawn.append(wanted.seed)
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let nothing but the seed be drawn, which is quick; the seeds that were."""
+    seeds: list[int] = []
+
+    def draw(section: Synthetic, out: Path) -> None:
+        seeds.append(section.seed)
         for name in ("metadata.csv.zip", "train.zip"):
-            with zipfile.ZipFile(out / name, "w") as archive:
-                archive.writestr("seed", str(wanted.seed))
+            (out / name).write_bytes(zipped({"seed": f"{section.seed} {len(seeds)}".encode()}))
 
-    monkeypatch.setattr(stage, "_run_sample", draw)  # drawing takes long
-    return drawn
-
-
-def test_the_sample_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
-    out, drawn = tmp_path / "raw", draw_quickly(monkeypatch)
+    monkeypatch.setattr(stage, "_run_sample", draw)
     monkeypatch.chdir(ROOT)
-    paths = download(section, out, None, QUICK)
-    before = {path: path.stat().st_mtime_ns for path in paths}
-    assert download(section, out, None, QUICK) == paths
-    assert {path: path.stat().st_mtime_ns for path in paths} == before and drawn == [1]
+    return seeds
 
-    recorded = tmp_path / ".download-raw/sample.json"
-    content = json.loads(recorded.read_text())
-    content["settings"]["code"] = "other"  # as if drawn by other code
-    recorded.write_text(json.dumps(content))
-    assert download(section, out, None, QUICK) == paths and drawn == [1, 1]
+
+def test_the_sample_is_drawn_once(
+    tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = get(SAMPLE, tmp_path)
+    assert [path.name for path in paths] == ["metadata.csv.zip", "train.zip"]
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    assert get(SAMPLE, tmp_path) == paths and len(get(SAMPLE, tmp_path, "other")) == 2
+    assert {path: path.stat().st_mtime_ns for path in paths} == before and drawn == [1]
+    assert get(SAMPLE.model_copy(update={"seed": 2}), tmp_path, "third") and drawn == [1, 2]
+    monkeypatch.setattr(stage, "_sample_digest", lambda: "other code")
+    assert get(SAMPLE, tmp_path) == paths and drawn == [1, 2, 1]
+    (tmp_path / "archives/sample/1-1-1/train.zip").unlink()
+    assert get(SAMPLE, tmp_path) == paths and drawn == [1, 2, 1, 1]
 
 
 def test_a_sample_without_its_program_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    section = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
     with pytest.raises(UserError, match="no program sample/ here"):
-        download(section, tmp_path / "raw", None, QUICK)
+        get(SAMPLE, tmp_path)
 
 
 def test_a_stopped_redraw_leaves_no_mixture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, other = (
-        Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=seed) for seed in (1, 2)
-    )
-    out, keep = tmp_path / "raw", receipts.keep
-    draw_quickly(monkeypatch)
-    monkeypatch.chdir(ROOT)
-    whole = [path.read_bytes() for path in download(first, out, None, QUICK)]
+    """Killed after the first of its files: all are drawn again."""
 
-    def keep_one(folder: Path, origin: str, part: Path, target: Path) -> None:
-        if target != out / "metadata.csv.zip":
+    def move_one(file: Path, target: Path) -> None:
+        if target.name == "train.zip":
             raise KeyboardInterrupt
-        keep(folder, origin, part, target)
+        move(file, target)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(receipts, "keep", keep_one)
-        download(other, out, None, QUICK)
-    assert (out / "metadata.csv.zip").read_bytes() != whole[0], "the redraw got so far"
-    assert [path.read_bytes() for path in download(first, out, None, QUICK)] == whole
+    move = store.move
+    for digest in ("code", "changed code"):
+        monkeypatch.setattr(stage, "_sample_digest", lambda digest=digest: digest)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(store, "move", move_one)
+            get(SAMPLE, tmp_path)
+        contents = {zipfile.ZipFile(path).read("seed") for path in get(SAMPLE, tmp_path)}
+        assert contents == {f"1 {len(drawn)}".encode()}
+    assert drawn == [1] * 4
 
 
-def test_a_zip_of_another_make_is_taken(tmp_path: Path, server: KaggleServer) -> None:
-    """Deflated, with a comment and without a member: all are whole zips."""
-    for number, (members, comment) in enumerate(((["a"], b"by hand"), ([], b""), (["a"], b""))):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.comment = comment
-            for member in members:
-                archive.writestr(member, "x" * 1000)
-        server.competitions[COMPETITION]["z.zip"] = Blob(buffer.getvalue())
-        (path,) = fetch(tmp_path / f"raw{number}", "z.zip")
-        assert path.read_bytes() == buffer.getvalue()
+# --- under DVC
+
+
+def recipe(path: Path, files: list[str]) -> None:
+    """A whole recipe that downloads these files of the competition."""
+    content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
+    content["download"] = {
+        "kind": "competition", "slug": COMPETITION, "files": files, "optional_files": [],
+    }  # fmt: skip
+    write_yaml(path, content)
 
 
 def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) -> None:
     """Two recipes, one of them new: one download, and both are up to date ever after."""
     clone = copy_project(tmp_path / "clone")
-    section: dict[str, object] = {
-        "kind": "competition", "slug": COMPETITION, "files": ["train.zip"], "optional_files": [],
-    }  # fmt: skip
     for name in ("first", "second"):
-        recipe(clone / f"recipes/{name}.yaml", section)
+        recipe(clone / f"recipes/{name}.yaml", ["train.zip"])
 
     def dvc(*arguments: str, recipes: str) -> str:
         (clone / "params.yaml").write_text(f"recipes: {recipes}\nfolds: [0]\n")
@@ -961,7 +506,8 @@ def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) ->
     first, second = (clone / f"data/{name}/raw/train.zip" for name in ("first", "second"))
     dvc("repro", "download", recipes="[first]")
     said = dvc("repro", "download", recipes="[first, second]")
-    assert "data/second/raw/train.zip: linked from data/first/raw/train.zip" in said
+    kept = f"data/archives/competitions/{COMPETITION}/train.zip"
+    assert f"data/second/raw/train.zip: {len(DATA):,} bytes, linked from {kept}" in said
     assert second.samefile(first) and server.count("GET train.zip") == 1
     for name in ("first", "second"):
         said = dvc("repro", "download", recipes=f"[{name}]")
@@ -987,7 +533,7 @@ def test_dvc_repro_killed_and_resumed(server: KaggleServer, tmp_path: Path) -> N
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     server.blob_faults["train.zip"] = [Fault(rate=20e6)]
     process = subprocess.Popen(command, cwd=clone, env=environment, start_new_session=True)
-    part = clone / "data/carvana/.download-raw/train.zip.part"
+    part = origin(clone / "data") / "train.zip.part"
     half = (REAL / "train.zip").stat().st_size // 2
     wait_for(lambda: part.exists() and part.stat().st_size > half)
     os.killpg(process.pid, signal.SIGKILL)

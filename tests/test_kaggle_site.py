@@ -96,7 +96,8 @@ def test_a_key(server: KaggleServer, tmp_path: Path, place: str) -> None:
         variables = {"KAGGLE_CONFIG_DIR": str(tmp_path / "there")}
     run = download(server, tmp_path, **variables)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == f"{tmp_path}/raw/train.zip: {len(DATA)} bytes\n", "the client is silent"
+    said = f"{tmp_path}/raw/train.zip: {len(DATA)} bytes, linked from data/archives/competitions"
+    assert run.stdout == f"{said}/{COMPETITION}/train.zip\n", "the client is silent"
     assert server.log[0].startswith("POST ListDataFiles Basic ")
 
 

@@ -1,157 +1,116 @@
-"""Stage `download`: bring a recipe's archives to `data/<recipe>/raw/`, each proven whole.
+"""Stage `download`: make a recipe's archives be in `data/<recipe>/raw/`, each proven whole.
 
-Archives come from the built-in sample, from the folder `$PIPELINE_DATA` where it is set
-(competitions/<slug>/<file>, datasets/<owner>/<slug>/<slug>.zip), or else from Kaggle, unless
-another recipe has them already: what lies in `data/*/raw/` and still is what its receipt says is
-taken from there, and what Kaggle told another recipe it does not offer is not asked for again.
-Where that leaves nothing to fetch, Kaggle is not asked, and no account is needed. Archives on
-this machine are linked, else copied, and never unpacked. What is here already and still is what
-its receipt says is kept; receipts and unfinished files lie beside it, in
-`.download-raw/`.
+They are drawn (the built-in sample), taken from the folder `$PIPELINE_DATA` where it is set, or
+else downloaded from Kaggle; kept once for all recipes in `data/archives/`, never unpacked, and
+linked from there. Where nothing is missing, Kaggle is not asked, and no account is needed.
 
 With `$PIPELINE_DATA` set, archives come from there alone: a file that is not there is an error.
-A run that quietly filled the gap, from Kaggle or from another recipe's folder, would mix two
-sources, and would reach for the network on a machine set up to do without.
+A run that quietly filled the gap from Kaggle would mix two sources, and would reach for the
+network on a machine set up to do without.
 """
 
 import contextlib
 import hashlib
-import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.download import data_folder, other_recipes
-from pipeline.kaggle import receipts, transfer
-from pipeline.kaggle.account import Account, connect
-from pipeline.kaggle.remote import Offer
+from pipeline.download.store import Origin
+from pipeline.kaggle.account import connect
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Competition, Dataset, Recipe, Synthetic
-from pipeline.support import files
 from pipeline.support.errors import UserError
-from pipeline.support.files import only_process, write_text
 
 SAMPLE = Path("sample")  # a program of its own, in the project's folder
-_NOTE = "not-offered.json"  # in the folder of receipts
+_VARIABLE = "PIPELINE_DATA"
+_SHOWN = 6  # names of a bundle's members that an error lists
 
 
 def download(
     wanted: Synthetic | Competition | Dataset,
-    out: Path,
+    places: tuple[Path, Path],
     local: Path | None,
     policy: RetryPolicy,
 ) -> list[Path]:
-    """Make every wanted file be in `out`, right and whole, and return their paths.
+    """Make every wanted file be in the recipe's folder, right and whole.
 
     Args:
         wanted: the recipe's section.
-        out: folder of the archives, made if missing.
-        local: folder of archives that are already here (`$PIPELINE_DATA`), or None: other
-            recipes' folders, then Kaggle.
+        places: folder of all archives, and the recipe's own; made if missing.
+        local: folder of archives that are on this machine (`$PIPELINE_DATA`), or None: Kaggle.
         policy: how long to wait for Kaggle, and how often to try.
+
+    Returns:
+        The paths in the recipe's folder: optional files, then the needed ones.
 
     Raises:
         UserError: a file could not be had; what did arrive is kept for the next run.
     """
-    folder = receipts.folder_of(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with only_process(folder):
+    archives, raw = places
+    raw.mkdir(parents=True, exist_ok=True)
+    needed, optional = _names(wanted)
+    with Origin.opened(archives / _place(wanted)) as origin:
         if isinstance(wanted, Synthetic):
-            return _draw(wanted, out, folder)
-        needed, optional = _origins(wanted)
-        missing = [origin for origin in needed if not receipts.kept(folder, origin, out)]
-        extra = [origin for origin in optional if not receipts.kept(folder, origin, out)]
-        if local is not None:
-            absent = _take(missing, extra, local, out, folder)
+            needed = _draw(wanted, origin)
+            absent = []
+        elif local is not None:
+            absent = _take(origin, needed, optional, local / _place(wanted))
         else:
-            missing, extra = (_share(part, out, folder) for part in (missing, extra))
-            absent = _fetch(missing, extra, out, folder, policy)
-        had = [origin for origin in optional if origin not in absent]
-        return [_stored(origin, out, folder) for origin in [*had, *needed]]
+            absent = _fetch(wanted, origin, needed, optional, raw, policy)
+        for name in absent:
+            origin.refuse_remains(name, raw)
+        had = [name for name in optional if name not in absent]
+        return [origin.link(name, raw) for name in [*had, *needed]]
 
 
-def _origins(wanted: Competition | Dataset) -> tuple[list[str], list[str]]:
-    """Where needed and optional files come from, written as paths in `$PIPELINE_DATA`."""
-    if isinstance(wanted, Dataset):
-        return [f"datasets/{wanted.slug}/{wanted.slug.split('/')[1]}.zip"], []
-    folder = f"competitions/{wanted.slug}"
-    needed = [f"{folder}/{name}" for name in dict.fromkeys(wanted.files)]
-    optional = [f"{folder}/{name}" for name in dict.fromkeys(wanted.optional_files)]
-    return needed, [origin for origin in optional if origin not in needed]
+def _place(wanted: Synthetic | Competition | Dataset) -> str:
+    """The origin's folder, in `data/archives` as in `$PIPELINE_DATA`."""
+    if isinstance(wanted, Synthetic):
+        return f"sample/{wanted.train_cars}-{wanted.test_cars}-{wanted.seed}"
+    return f"{'datasets' if isinstance(wanted, Dataset) else 'competitions'}/{wanted.slug}"
 
 
-def _stored(origin: str, out: Path, folder: Path) -> Path:
-    receipt = receipts.find(folder, origin)
-    assert receipt is not None, f"{origin} was put in place without a receipt in {folder}"
-    return out / receipt.stored
+def _names(wanted: Synthetic | Competition | Dataset) -> tuple[list[str], list[str]]:
+    """The files that are needed, and those that would be welcome."""
+    if isinstance(wanted, Competition):
+        return list(wanted.files), list(wanted.optional_files)
+    return ([f"{wanted.slug.split('/')[1]}.zip"] if isinstance(wanted, Dataset) else []), []
 
 
-def _refuse_changed(absent: list[str], out: Path, folder: Path) -> None:
-    """Refuse an optional file that has changed since its download and is no longer offered."""
-    for origin in absent:
-        receipt = receipts.find(folder, origin)
-        if receipt and (out / receipt.stored).exists():
-            raise UserError(
-                f"{out / receipt.stored}: changed since it was checked, and not offered any more; "
-                "delete it to do without it"
-            )
-
-
-def _take(
-    missing: list[str], optional: list[str], local: Path, out: Path, folder: Path
-) -> list[str]:
-    """Take files from `$PIPELINE_DATA`; return the optional ones that are not there."""
-    absent = data_folder.absent(optional, local)
-    _refuse_changed(absent, out, folder)
-    present = [origin for origin in optional if origin not in absent]
-    data_folder.take([*present, *missing], local, out, folder)
-    return absent
-
-
-def _share(wanted: list[str], out: Path, folder: Path) -> list[str]:
-    """Take what other recipes have; return what they do not."""
-    left = other_recipes.take(wanted, out, folder)
-    for origin in set(wanted) - set(left):
-        transfer.abandon(folder, Path(origin).name)
-    return left
+# --- from Kaggle
 
 
 def _fetch(
-    missing: list[str], optional: list[str], out: Path, folder: Path, policy: RetryPolicy
+    wanted: Competition | Dataset,
+    origin: Origin,
+    needed: list[str],
+    optional: list[str],
+    raw: Path,
+    policy: RetryPolicy,
 ) -> list[str]:
-    """Download files from Kaggle, one after the other.
+    """Download what is missing; return the optional files that Kaggle does not offer.
 
-    Optional files that are not offered are noted: where all others are here, the next run
-    need not ask for them again.
-
-    Returns:
-        The optional ones that Kaggle does not offer.
+    These are noted: where all others are here, they are not asked for again.
     """
-    if not missing and set(optional) <= _not_offered(out):
-        if not set(optional) <= set(_noted(folder)):  # another recipe's note, which may go
-            write_text(folder / _NOTE, json.dumps(optional))
-        _refuse_changed(optional, out, folder)
-        return optional
-    place = [*missing, *optional][0].rpartition("/")[0]
+    missing, extra = origin.missing(needed), origin.missing(optional)
+    if not missing and origin.not_offered.issuperset(extra):
+        return extra
     with contextlib.ExitStack() as stack:
-        with _told_what_is_optional(missing, optional):
+        with _told_what_is_optional(missing, extra):
             account = stack.enter_context(connect(policy))
-            offers = _offers(account, place, missing, optional)
-        offered = {f"{place}/{offer.name}" for offer in offers}
-        absent = [origin for origin in optional if origin not in offered]
-        if absent != _noted(folder):
-            write_text(folder / _NOTE, json.dumps(absent))
-        _refuse_changed(absent, out, folder)
-        size = sum(transfer.missing_bytes(offer, folder) for offer in offers)
-        files.check_space(folder, size, "what is still missing")
-        for offer in offers:
-            part, name = transfer.fetch(offer, folder, policy)
-            receipts.keep(folder, f"{place}/{offer.name}", part, out / name)
-            transfer.forget(part)
-    return absent
+            if isinstance(wanted, Dataset):
+                offers = [account.dataset(wanted.slug)]
+            else:
+                offers = account.files(wanted.slug, missing, extra)
+        origin.note_offers(extra, offers)
+        origin.fetch(offers, raw, policy)
+    return [name for name in extra if name in origin.not_offered]
 
 
 @contextlib.contextmanager
@@ -166,53 +125,81 @@ def _told_what_is_optional(missing: list[str], optional: list[str]) -> Iterator[
     except UserError as error:
         if missing:
             raise
-        names = ", ".join(Path(origin).name for origin in optional)
         raise UserError(
-            f"{names}: optional, all other files are here, and whether Kaggle offers it is not "
-            f"known: {error}; or take it out of download.optional_files in the recipe"
+            f"{', '.join(optional)}: optional, all other files are here, and whether Kaggle offers "
+            f"it is not known: {error}; or take it out of download.optional_files in the recipe"
         ) from None
 
 
-def _not_offered(out: Path) -> set[str]:
-    """Origins that Kaggle was asked for and did not offer, for this recipe or another."""
-    folders = map(receipts.folder_of, [out, *other_recipes.beside(out)])
-    return {origin for folder in folders for origin in _noted(folder)}
+# --- from a folder on this machine
 
 
-def _noted(folder: Path) -> list[str]:
-    """Those of one recipe, by its folder of receipts."""
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return [str(origin) for origin in json.loads((folder / _NOTE).read_text(encoding="utf-8"))]
-    return []
+def data_folder() -> Path | None:
+    """The folder that `$PIPELINE_DATA` names, or None when it is unset or empty.
+
+    Raises:
+        UserError: it names no folder.
+    """
+    name = os.environ.get(_VARIABLE)
+    if not name:
+        return None
+    if not Path(name).is_dir():
+        raise UserError(f"{_VARIABLE}: found {name!r}, which is no folder; correct it or unset it")
+    return Path(name)
 
 
-def _offers(account: Account, place: str, missing: list[str], optional: list[str]) -> list[Offer]:
-    """What Kaggle has at `place`: the optional files among it, then all that are missing."""
-    kind, _, slug = place.partition("/")
-    if kind == "datasets":
-        return [account.dataset(slug)]
-    needed, extra = ([Path(origin).name for origin in part] for part in (missing, optional))
-    return account.files(slug, needed, extra)
+def _take(origin: Origin, needed: list[str], optional: list[str], place: Path) -> list[str]:
+    """Take files from the folder `place`; return the optional ones that are not there."""
+    source, absent = str(place.absolute()), []
+    for name in origin.missing([*optional, *needed], source):
+        # Kaggle may have zipped it on its way there.
+        files = [file for file in (place / name, place / f"{name}.zip") if file.is_file()]
+        if files:
+            origin.take(name, files[0], source)
+        elif name in optional:
+            absent.append(name)
+        else:
+            raise UserError(
+                f"{place / name}: no such file; {_VARIABLE} is set, so archives are taken from "
+                f"there: {_advice(place, name)}"
+            )
+    return absent
 
 
-def _draw(wanted: Synthetic, out: Path, folder: Path) -> list[Path]:
-    """Draw the sample unless it is here, drawn with these settings by this code."""
-    settings = {**wanted.model_dump(), "code": _sample_digest()}
-    done = folder / "sample.json"
-    origins = _drawn(done, settings)
-    if origins and all(receipts.kept(folder, origin, out) for origin in origins):
-        return [_stored(origin, out, folder) for origin in origins]
-    fresh = folder / "sample"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    _run_sample(wanted, fresh)
-    files = sorted(fresh.iterdir())
-    done.unlink(missing_ok=True)  # from now on it is neither the old sample nor the new one
-    for file in files:
-        receipts.keep(folder, f"sample/{file.name}", file, out / file.name)
-    content = {"settings": settings, "origins": [f"sample/{file.name}" for file in files]}
-    write_text(done, json.dumps(content))
-    return [out / file.name for file in files]
+def _advice(place: Path, name: str) -> str:
+    """What to do about a missing file, which a bundle ("Download All" on the site) may hold."""
+    usual = f"put the file there, or unset {_VARIABLE} to download from Kaggle"
+    beside = (folder / f"{place.name}.zip" for folder in (place, *place.parents[:2]))
+    bundle = next((path for path in beside if path.is_file()), None)
+    if bundle is None or place.parent.name != "competitions":
+        return usual  # a data set is one archive, the one that is missing
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            members = archive.namelist()
+    except zipfile.BadZipFile as error:
+        return f"{bundle} may hold it, but is no whole zip ({error}): fetch that again, or {usual}"
+    if {name, f"{name}.zip"} & set(members):
+        paths = shlex.join([str(bundle), str(place)])
+        return f"{bundle} holds it: unpack that to {place} (python -m zipfile -e {paths})"
+    listed = ", ".join(members[:_SHOWN]) + (", ..." if len(members) > _SHOWN else "")
+    return f"{bundle} does not hold it (it has {listed or 'no files'}): {usual}"
+
+
+# --- drawn
+
+
+def _draw(wanted: Synthetic, origin: Origin) -> list[str]:
+    """Draw the sample unless it is here, drawn by this code; return its files' names."""
+    source = f"drawn by {SAMPLE}/ ({_sample_digest()})"
+    if not origin.names() or origin.missing(origin.names(), source):
+        fresh = origin.folder / "drawing"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        _run_sample(wanted, fresh)
+        origin.forget()
+        origin.keep(source, [(file.name, file, file.name) for file in sorted(fresh.iterdir())])
+        fresh.rmdir()
+    return origin.names()
 
 
 def _run_sample(wanted: Synthetic, out: Path) -> None:
@@ -240,16 +227,7 @@ def _sample_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _drawn(done: Path, settings: dict[str, object]) -> list[str]:
-    """The origins recorded when the sample was last drawn, if it was with these settings."""
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        content = json.loads(done.read_text(encoding="utf-8"))
-        if content["settings"] == settings:
-            return [str(origin) for origin in content["origins"]]
-    return []
-
-
 def run(recipe: Recipe, paths: Paths) -> None:
     """Run the stage."""
-    for path in download(recipe.download, paths.raw, data_folder.named(), RetryPolicy()):
-        print(f"{path}: {path.stat().st_size:,} bytes")
+    places = (paths.archives, paths.raw)
+    download(recipe.download, places, data_folder(), RetryPolicy())

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import requests
 
 from pipeline.kaggle import answers, client
-from pipeline.kaggle.remote import Interrupted, Offer, Spoilt
 from pipeline.kaggle.retry import RetryAdapter, RetryPolicy
+from pipeline.kaggle.transfer import Corrupt, Interrupted, Offer
 from pipeline.support.errors import UserError
 
 _SITE = "https://www.kaggle.com"
@@ -127,7 +127,7 @@ class Account:
             if answer is None or tried or not answer.history:
                 raise answers.explained(error, asked) from None
             # From the storage, not from Kaggle: the signed address ran out, or so.
-            kind = Spoilt if answer.status_code == 416 else Interrupted
+            kind = Corrupt if answer.status_code == 416 else Interrupted
             raise kind(f"answer {answer.status_code} from the storage") from None
         assert isinstance(response, requests.Response), f"the client returned {type(response)}"
         return response
