@@ -87,7 +87,8 @@ def build(raw: Path, names: Path, folder: Path, count: int | None) -> None:
 def write_settings(folder: Path) -> None:
     recipe = yaml.safe_load((ROOT / "recipes/carvana-laptop.yaml").read_text())
     recipe["train"]["model"] |= {
-        "encoder": "tu-mobilenetv3_small_050", "decoder_channels": [32, 24, 16, 16, 8], "pixel_unshuffle": 1,
+        "encoder": "tu-mobilenetv3_small_050", "decoder_channels": [32, 24, 16, 16, 8],
+        "pixel_unshuffle": 1,
     }  # fmt: skip
     recipe["train"] |= {"size": [128, 128], "resize": "linear", "epochs": 1, "batch_size": 4}
     recipe["validate"]["tta"] = "none"

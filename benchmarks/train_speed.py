@@ -18,6 +18,7 @@ from pipeline.data.archives import Archives
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.data.samples import Sample
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe, Train
 from pipeline.support import hardware
@@ -134,10 +135,8 @@ def real_loop(
     pictures = cache.on_disk(out / "speed-cache", decoder)
     some = rows if seconds > 5 else rows[:64]
     dataset = TrainingSet(some, rows, pictures, Augmentation(**settings.augment.model_dump()))
-    held_out = HeldOut(
-        samples.held_out(table, 0)[:2], archives, settings.size, settings.resize, "none", fabric,
-        2, 0, pictures=False,
-    )  # fmt: skip
+    predictor = Predictor({}, settings.size, settings.resize, "none", fabric, 2, 0)
+    held_out = HeldOut(samples.held_out(table, 0)[:2], archives, predictor, pictures=False)
     short = settings.model_copy(update={"epochs": 3})
     last = out / "speed-last.pt"
     last.unlink(missing_ok=True)

@@ -18,16 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from lightning_fabric import Fabric
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.data.images import BadImageError, resize_image
+from pipeline.data.images import BadImageError
 from pipeline.evaluation import threshold as thresholds
+from pipeline.levels import scale
 from pipeline.masks import parts
 from pipeline.networks import model
-from pipeline.networks.model import Segmenter
-from pipeline.networks.predictor import Tta, decided, forward, full_resolution
+from pipeline.networks.predictor import Predictor
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.support import files, hardware
@@ -125,19 +123,16 @@ def _reason(error: Exception) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cutter:
-    """Networks and how to decide with them, as the predict stage does.
+    """Networks and how to decide with them, as the test images' masks are decided.
 
-    `models` are on the device of `fabric`, all of one input size. Foreground is what reaches the
-    probability `level`/256 at full resolution. Of several classes the level means nothing: the
-    most probable one wins there, and the first of them is background. `largest` keeps the mask's
-    largest part alone (one class).
+    Foreground is what reaches the probability `level`/256 at full resolution. Of several classes
+    the level means nothing: the most probable one wins there, and the first of them is
+    background. `largest` keeps the mask's largest part alone (one class).
     """
 
-    models: Sequence[Segmenter]
-    tta: Tta
+    predictor: Predictor
     level: int
     largest: bool
-    fabric: Fabric
 
     @classmethod
     def of(cls, recipe: Recipe, paths: Paths, threshold: float | None) -> "Cutter":
@@ -146,27 +141,26 @@ class Cutter:
         Raises:
             UserError: there is no network, or no threshold.
         """
-        models = model.load_folds(paths.runs, _folds(paths.runs))
-        level = _level(threshold, paths.metrics, models[0].description.classes)
+        models = model.load_alike(paths.model(fold) for fold in _folds(paths.runs))
+        classes = next(iter(models.values())).description.classes
+        level = _level(threshold, paths.metrics, classes)
         runtime = recipe.runtime
         # One photo after another keeps one device busy, whatever runtime.devices says.
         fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
         if runtime.deterministic:
             hardware.make_deterministic()
-        models = [network.to(fabric.device) for network in models]
-        largest = recipe.predict.keep == "largest"
-        return cls(models, recipe.validate_.tta, level, largest, fabric)
+        predictor = Predictor.of(models, recipe.validate_.tta, fabric, batch_size=1, workers=0)
+        return cls(predictor, level, recipe.predict.keep == "largest")
 
-    def cut(self, image: UInt8) -> Mask:
-        """What the networks take for foreground in an image (H, W, 3), uint8 RGB: bool (H, W)."""
-        size, description = (image.shape[0], image.shape[1]), self.models[0].description
-        small = torch.from_numpy(resize_image(image, description.size, description.resize))
-        predicted = forward(small[None], self.models, self.tta, self.fabric, self.level / 256)
-        found = predicted.probability[0].cpu().numpy()
-        if description.classes > 1:
-            return decided(found, size) > 0
-        mask = full_resolution(found, size) >= self.level / 256
-        return parts.largest(mask) if self.largest else mask
+    def cut(self, image: UInt8, name: str) -> Mask:
+        """What the networks take for foreground in an image (H, W, 3), uint8 RGB: bool (H, W).
+
+        Raises:
+            UserError: a network's output for it is NaN or infinite; `name` says which image.
+        """
+        levels = self.predictor.of_image(image, name)
+        mask = scale.decide(levels, (image.shape[0], image.shape[1]), self.level) > 0
+        return parts.largest(mask) if self.largest and levels.ndim == 2 else mask
 
 
 def _folds(runs: Path) -> list[int]:
@@ -219,7 +213,7 @@ def run(
                 print(error, file=sys.stderr, flush=True)
                 bad += 1
                 continue
-            mask = cutter.cut(photo.pixels)
+            mask = cutter.cut(photo.pixels, str(path))
             write_cutout(target, photo, mask)
             kept = f"{mask.mean():.1%} kept" + ("" if mask.any() else f"; {_EMPTY}")
             height, width = mask.shape

@@ -19,10 +19,9 @@ from pipeline.evaluation import breakdown, class_scores, measures, out_of_fold
 from pipeline.evaluation.class_scores import ClassResult
 from pipeline.evaluation.measures import Measures
 from pipeline.evaluation.threshold import nearest_level
+from pipeline.levels.scale import HALF, LEVELS
 from pipeline.metrics import confusion
 from pipeline.metrics.dice import (
-    HALF,
-    LEVELS,
     best_threshold,
     dice_by_threshold,
     flattened_dice,

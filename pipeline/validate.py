@@ -19,12 +19,12 @@ from pipeline.data.images import decode_image, decode_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import class_scores, measures, out_of_fold
 from pipeline.evaluation.measures import Measures
+from pipeline.levels import scale
 from pipeline.masks import rle, runs
 from pipeline.metrics import confusion
-from pipeline.metrics.dice import HALF, count_levels, levels
+from pipeline.metrics.dice import count_levels
 from pipeline.networks import model
-from pipeline.networks.predictor import Prediction, decided, full_resolution
-from pipeline.networks.predictor import stream as stream_predictions
+from pipeline.networks.predictor import Prediction, Predictor
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.support import concurrency, files, hardware, pictures
@@ -55,10 +55,10 @@ def validate(
 
     def look(prediction: Prediction) -> tuple[Sample, npt.NDArray[np.int64], Measures, str]:
         row = prediction.row
-        found = levels(full_resolution(prediction.probability, row.size))
+        found = scale.full_resolution(prediction.levels, row.size)
         truth = _truth(archives, row)
         counted = count_levels(found, truth)
-        text = rle.encode(found >= HALF)
+        text = rle.encode(found >= scale.HALF)
         at_half, true = runs.read(text, row.height, row.width), runs.of_mask(truth)
         return (
             row,
@@ -68,7 +68,7 @@ def validate(
         )
 
     counts, measured = np.zeros((total, 2, 256), np.int64), []
-    looked = concurrency.mapped(look, _readable(predictions, total), threads)
+    looked = concurrency.ordered(look, _readable(predictions, total), max(1, threads))
     for index, (row, counted, measure, text) in enumerate(looked):
         counts[index] = counted
         measured.append(measure)
@@ -90,11 +90,11 @@ def validate_classes(
 
     def look(prediction: Prediction) -> npt.NDArray[np.int64]:
         row = prediction.row
-        found = decided(prediction.probability, row.size)
+        found = scale.decide(prediction.levels, row.size)
         return confusion.count(found, _truth(archives, row), classes)
 
     counts = np.zeros((total, classes, classes), np.int64)
-    looked = concurrency.mapped(look, _readable(predictions, total), threads)
+    looked = concurrency.ordered(look, _readable(predictions, total), max(1, threads))
     for index, counted in enumerate(looked):
         counts[index] = counted
     return counts
@@ -122,7 +122,7 @@ def _draw(
     for rank, (kind, prediction) in enumerate(zip(kinds, predictions, strict=True), start=1):
         row = prediction.row
         image = decode_image(archives.read(row.image), row.size, row.image)
-        mask = decided(prediction.probability, row.size) > 0
+        mask = scale.decide(prediction.levels, row.size) > 0
         truth = _truth(archives, row) > 0
         picture = encode_jpeg(pictures.panels(image, mask, truth))
         number = rank if kind == "worst" else rank - kinds.index("random")
@@ -161,17 +161,17 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     if runtime.deterministic:
         hardware.make_deterministic()
-    wrapped = fabric.setup_module(network).eval()
     archives = Archives(paths.raw)
     rows = samples.held_out(samples.read(paths.samples), fold)
     workers = hardware.workers(runtime.workers)
     samples.check_classes(rows, description.classes, paths.samples)
 
+    predictor = Predictor.of(
+        {str(paths.model(fold)): network}, settings.tta, fabric, runtime.batch_size, workers
+    )
+
     def predict(some: Sequence[Sample]) -> Iterator[Prediction]:
-        return stream_predictions(
-            some, archives, [wrapped], description.size, description.resize, settings.tta, fabric,
-            runtime.batch_size, workers,
-        )  # fmt: skip
+        return predictor.predict(some, archives)
 
     measures_file = paths.measures(fold)
     if description.classes == 1:

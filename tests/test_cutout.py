@@ -24,6 +24,7 @@ from pipeline.data import rows
 from pipeline.data.images import decode_image
 from pipeline.masks import parts, rle, runs
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SIZES = {"bb0000000000": (64, 96), "bb0000000001": (51, 77)}  # of the cars
@@ -152,10 +153,10 @@ def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
     data = jpeg(cv2.resize(pixels(NAMES[0]), (480, 320)))
     Path("car.jpg").write_bytes(data)
     assert run("car.jpg").code == 0
-    models = model.load_folds(Path("runs/tiny"), [0, 1])
-    fabric = Fabric(accelerator="cpu", devices=1)
-    cutter = cutout.Cutter(models, "hflip", 102, False, fabric)
-    as_predict = cutter.cut(decode_image(data, (320, 480), "car.jpg"))
+    models = model.load_alike(Path(f"runs/tiny/fold{fold}/model.pt") for fold in (0, 1))
+    predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0)
+    cutter = cutout.Cutter(predictor, 102, False)
+    as_predict = cutter.cut(decode_image(data, (320, 480), "car.jpg"), "car.jpg")
     assert 0.01 < as_predict.mean() < 0.99
     assert np.mean(written("car")[1] != as_predict) < 0.01
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import by_group
 
 from pipeline.data.archives import Archives
-from pipeline.data.decoding import HELD, decoded
+from pipeline.data.decoding import HELD, decode_batches
 from pipeline.data.images import decode_image, resize_image
 from pipeline.data.samples import Sample, odd_sizes
 from pipeline.sources import carvana
 from pipeline.split import split
-from pipeline.support.concurrency import ahead, mapped
+from pipeline.support.concurrency import ordered, read_ahead
 
 SIZE = (32, 64)
 
@@ -33,7 +33,7 @@ def rows(archives: Archives) -> list[Sample]:
 @pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 1), (4, 2), (99, 2), (2, 9)])
 def test_batches_hold_every_image_once_and_stay_valid(rows, archives, batch, workers) -> None:
     held = []
-    for found in decoded(rows, archives, SIZE, "area", batch, workers, False):
+    for found in decode_batches(rows, archives, SIZE, "area", batch, workers, False):
         held.append(found)
         for some in held[-HELD:]:  # what a device may still be reading
             for row, image in zip(some.rows, some.images.numpy(), strict=True):
@@ -43,13 +43,13 @@ def test_batches_hold_every_image_once_and_stay_valid(rows, archives, batch, wor
 
 
 def test_no_rows_are_no_batches(archives) -> None:
-    assert list(decoded([], archives, SIZE, "area", 4, 2, False)) == []
+    assert list(decode_batches([], archives, SIZE, "area", 4, 2, False)) == []
 
 
 def test_an_unreadable_image_is_reported_not_raised(rows, archives, raw: Path) -> None:
     (raw / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
     bad = [rows[0], dataclasses.replace(rows[1], image="bad.jpg")]
-    (batch,) = decoded(bad, archives, SIZE, "area", 2, 1, False)
+    (batch,) = decode_batches(bad, archives, SIZE, "area", 2, 1, False)
     assert batch.errors[0] == "" and batch.errors[1].startswith("bad.jpg: ")
     assert batch.images[1].max() == 0 and batch.images[0].max() > 0
 
@@ -58,11 +58,11 @@ def test_what_a_thread_raises_is_raised_and_no_thread_stays(rows, archives) -> N
     before = threading.active_count()
     broken = [*rows[:3], dataclasses.replace(rows[3], image="test.zip!none.jpg")]
     with pytest.raises(Exception, match="no member 'none.jpg'"):
-        list(decoded(broken, archives, SIZE, "area", 2, 2, False))
+        list(decode_batches(broken, archives, SIZE, "area", 2, 2, False))
     assert threading.active_count() == before
 
 
-def test_ahead_keeps_order_and_a_bound() -> None:
+def test_reading_ahead_keeps_order_and_a_bound() -> None:
     made = []
 
     def numbers():
@@ -70,7 +70,7 @@ def test_ahead_keeps_order_and_a_bound() -> None:
             made.append(number)
             yield number
 
-    items = ahead(numbers(), 3)
+    items = read_ahead(numbers(), 3)
     for number in range(50):
         assert next(items) == number
         assert len(made) <= number + 1 + 3 + 1
@@ -78,12 +78,12 @@ def test_ahead_keeps_order_and_a_bound() -> None:
     assert len(made) < 60
 
 
-def test_ahead_raises_what_the_items_raise() -> None:
+def test_reading_ahead_raises_what_the_items_raise() -> None:
     def failing():
         yield 1
         raise RuntimeError("of the items")
 
-    items = ahead(failing(), 2)
+    items = read_ahead(failing(), 2)
     assert next(items) == 1
     with pytest.raises(RuntimeError, match="of the items"):
         next(items)
@@ -109,7 +109,7 @@ def test_threads_keep_the_order_and_stay_near() -> None:
             taken.append(number)
             yield number
 
-    results = mapped(lambda number: number * number, items(), 3)
+    results = ordered(lambda number: number * number, items(), 3)
     assert next(results) == 0 and len(taken) <= 2 * 3 + 1
     assert list(results) == [number * number for number in range(1, 50)]
 
@@ -122,7 +122,7 @@ def test_what_a_thread_raises_ends_the_work() -> None:
 
     found = []
     with pytest.raises(ValueError, match="five"):
-        for number in mapped(fail, range(100), 2):
+        for number in ordered(fail, range(100), 2):
             found.append(number)
     assert found == [0, 1, 2, 3, 4]
-    assert not [t for t in threading.enumerate() if t.name.startswith("mapped")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ordered")]

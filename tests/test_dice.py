@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from pipeline.levels import scale
 from pipeline.metrics import dice
 
 anything = settings(deadline=None, max_examples=100)
@@ -65,17 +66,17 @@ def test_dice_refuses_what_it_cannot_compare():
 def test_levels_are_floors(kind):
     edges = np.arange(256, dtype=np.float64).astype(kind) / kind(256)
     below = np.nextafter(edges[1:], kind(0), dtype=kind)
-    np.testing.assert_array_equal(dice.levels(edges), np.arange(256))
-    np.testing.assert_array_equal(dice.levels(below), np.arange(255))
-    assert dice.levels(np.array([0, 1], kind)).tolist() == [0, 255]
-    assert dice.levels(np.zeros((0, 4), kind)).shape == (0, 4)
-    assert dice.levels(np.zeros((3, 4), kind)).dtype == np.uint8
+    np.testing.assert_array_equal(scale.of(edges), np.arange(256))
+    np.testing.assert_array_equal(scale.of(below), np.arange(255))
+    assert scale.of(np.array([0, 1], kind)).tolist() == [0, 255]
+    assert scale.of(np.zeros((0, 4), kind)).shape == (0, 4)
+    assert scale.of(np.zeros((3, 4), kind)).dtype == np.uint8
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -0.1, 1.001, np.inf, -np.inf])
 def test_levels_refuse_what_is_no_probability(wrong):
     with pytest.raises(AssertionError, match="expected 0 to 1"):
-        dice.levels(np.array([[0.5, wrong, 0.5]], np.float32))
+        scale.of(np.array([[0.5, wrong, 0.5]], np.float32))
 
 
 @anything
@@ -85,7 +86,7 @@ def test_every_threshold_equals_brute_force(data):
     floats = st.floats(0, 1, width=32) | st.integers(0, 256).map(lambda k: k / 256)
     probability = data.draw(arrays.arrays(np.float32, shape, elements=floats))
     truth = data.draw(arrays.arrays(bool, shape))
-    levels = dice.levels(probability)
+    levels = scale.of(probability)
     found = dice.dice_by_threshold(dice.count_levels(levels, truth)[None])[0]
     np.testing.assert_array_equal(found, brute_force(probability, truth))
     assert found[100] == dice.dice(levels >= 100, truth)
@@ -94,7 +95,7 @@ def test_every_threshold_equals_brute_force(data):
 @pytest.mark.parametrize("height, width", [(1280, 1918), (641, 959)])
 def test_every_threshold_at_real_size(height, width):
     maps = [soft_disc(height, width, blur) for blur in (1, 20)]
-    counts = np.stack([dice.count_levels(dice.levels(p), truth) for p, truth in maps])
+    counts = np.stack([dice.count_levels(scale.of(p), truth) for p, truth in maps])
     found = dice.dice_by_threshold(counts)
     for row, (probability, truth) in zip(found, maps, strict=True):
         for k in (0, 1, 2, 64, 127, 128, 129, 254, 255):

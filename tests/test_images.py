@@ -17,8 +17,8 @@ from pipeline.data.images import (
     resize_image,
     soft_target,
 )
+from pipeline.levels.scale import full_resolution
 from pipeline.metrics.dice import dice
-from pipeline.networks.predictor import full_resolution
 
 MASK = tiny_mask(1)
 IMAGE = tiny_image(MASK, 1)
@@ -247,6 +247,6 @@ def test_a_soft_target_survives_the_way_to_network_size_and_back() -> None:
     mask = np.zeros((1280, 1918), np.uint8)
     cv2.ellipse(mask, (900, 650), (620, 330), 3, 0, 360, 1, -1)
     cv2.line(mask, (900, 350), (960, 200), 1, 5)
-    target = soft_target(mask, (1024, 1024), 1).astype(np.float32) / 255
-    back = full_resolution(target, (1280, 1918)) > 0.5
+    target = soft_target(mask, (1024, 1024), 1)
+    back = full_resolution(target, (1280, 1918)) >= 128
     assert dice(back, mask > 0) > 0.9995

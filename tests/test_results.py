@@ -10,6 +10,7 @@ from training import convolutions, load, small_recipe
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 from pipeline.sources import carvana
 from pipeline.split import split
 from pipeline.support import hardware
@@ -27,7 +28,9 @@ def test_the_better_of_best_and_mean_is_kept(raw: Path, tmp_path: Path, good: bo
     archives = Archives(raw)
     rows = samples.held_out(split(carvana.read_entries(archives), archives, by_group(2)), 0)
     fabric = hardware.launch("cpu", "32-true", 1, 1, 1)
-    held_out = HeldOut(rows, archives, (32, 64), "area", "none", fabric, 4, 0, pictures=False)
+    held_out = HeldOut(
+        rows, archives, Predictor({}, (32, 64), "area", "none", fabric, 4, 0), pictures=False
+    )
 
     def says(foreground: float) -> averages.State:
         state = averages.on_cpu(network)

@@ -9,7 +9,8 @@ from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.evaluation import measures, out_of_fold
 from pipeline.evaluation.measures import Measures
-from pipeline.metrics.dice import count_levels, dice, levels
+from pipeline.levels import scale
+from pipeline.metrics.dice import count_levels, dice
 from pipeline.support.errors import UserError
 
 NO_PARTS = np.zeros(24)  # of images in `rows`
@@ -34,7 +35,7 @@ def maps(count: int, best: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def counted(probabilities: list[np.ndarray], truths: list[np.ndarray]) -> np.ndarray:
     pairs = zip(probabilities, truths, strict=True)
-    return np.stack([count_levels(levels(probability), truth) for probability, truth in pairs])
+    return np.stack([count_levels(scale.of(probability), truth) for probability, truth in pairs])
 
 
 def test_a_threshold_that_is_not_half_is_found() -> None:

@@ -18,6 +18,7 @@ from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe
 from pipeline.sources import carvana
@@ -76,10 +77,10 @@ def run(
     training = samples.training(rows, 0)
     decoder = Decoder(training, archives, settings.size, settings.resize)
     dataset = TrainingSet(training, training, decoder, augment)
-    held_out = HeldOut(
-        samples.held_out(rows, 0), archives, settings.size, settings.resize,
-        settings.validation.tta, fabric, 16, 0, pictures=False,
+    predictor = Predictor(
+        {}, settings.size, settings.resize, settings.validation.tta, fabric, 16, 0
     )  # fmt: skip
+    held_out = HeldOut(samples.held_out(rows, 0), archives, predictor, pictures=False)
     with TensorBoard(None) as journal:
         return train.train(
             network, dataset, held_out, settings, recipe.runtime, fabric, last, Stop(),

@@ -4,11 +4,11 @@ Threads do it, into a ring of buffers used again and again: OpenCV and zlib let 
 and no image is pickled, copied between processes or given fresh memory.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from typing import Literal
 
 import cv2
@@ -20,6 +20,7 @@ from pipeline.data.archives import Archives, DamagedMemberError
 from pipeline.data.images import BadImageError, decode_image, resize_image
 from pipeline.data.samples import Sample
 from pipeline.support.arrays import Size, UInt8
+from pipeline.support.concurrency import ordered
 
 Resize = Literal["linear", "area"]
 
@@ -41,7 +42,7 @@ class Batch:
     seconds: float
 
 
-def decoded(
+def decode_batches(
     rows: Sequence[Sample],
     archives: Archives,
     size: Size,
@@ -49,7 +50,7 @@ def decoded(
     batch_size: int,
     workers: int,
     pinned: bool,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield `rows` in order, `batch_size` at a time, decoded by `workers` threads.
 
     The threads stay at most a few batches ahead; without workers, nothing is decoded before it
@@ -59,45 +60,22 @@ def decoded(
     # Enough that every thread has work while a batch is computed.
     ahead = max(2, -(-2 * workers // batch_size)) if workers else 0
     shape = (min(batch_size, len(rows)), *size, 3)
-    ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(HELD)]
-    ring += [torch.empty_like(ring[0], pin_memory=pinned) for _ in range(ahead + 1)]
-    waiting: deque[_Task] = deque()
-    pool = ThreadPoolExecutor(max(1, workers), "decode")
-    try:
-        for number, start in enumerate(range(0, len(rows), batch_size)):
-            some, buffer = rows[start : start + batch_size], ring[number % len(ring)]
-            waiting.append(_start(pool, some, buffer[: len(some)], archives, resize))
-            if len(waiting) > ahead:
-                yield _finish(waiting.popleft())
-        while waiting:
-            yield _finish(waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    rows: Sequence[Sample]
-    images: Tensor
-    results: list[Future[tuple[str, float]]]
-
-
-def _start(
-    pool: ThreadPoolExecutor,
-    rows: Sequence[Sample],
-    images: Tensor,
-    archives: Archives,
-    resize: Resize,
-) -> _Task:
-    into = zip(rows, images.numpy(), strict=True)
-    return _Task(
-        rows, images, [pool.submit(_decode, row, archives, out, resize) for row, out in into]
+    ring = [
+        torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(HELD + ahead + 1)
+    ]
+    batches = [
+        (rows[start : start + batch_size], ring[start // batch_size % len(ring)])
+        for start in range(0, len(rows), batch_size)
+    ]
+    each = (task for some, images in batches for task in zip(some, images.numpy(), strict=False))
+    decoded = ordered(
+        lambda task: _decode(task[0], archives, task[1], resize), each, workers, ahead * batch_size
     )
-
-
-def _finish(task: _Task) -> Batch:
-    errors, seconds = zip(*(result.result() for result in task.results), strict=True)
-    return Batch(task.rows, task.images, list(errors), sum(seconds))
+    with contextlib.closing(decoded):
+        for some, buffer in batches:
+            results = list(itertools.islice(decoded, len(some)))
+            errors, seconds = zip(*results, strict=True)
+            yield Batch(some, buffer[: len(some)], list(errors), sum(seconds))
 
 
 def _decode(row: Sample, archives: Archives, out: UInt8, resize: Resize) -> tuple[str, float]:

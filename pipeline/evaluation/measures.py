@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.samples import Sample
+from pipeline.levels.scale import HALF
 from pipeline.masks import parts, runs
 from pipeline.masks.runs import Runs
-from pipeline.metrics.dice import HALF, dice_by_threshold
+from pipeline.metrics.dice import dice_by_threshold
 from pipeline.support import table
 from pipeline.support.errors import UserError
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import samples
 from pipeline.data.samples import Sample
-from pipeline.metrics.dice import LEVELS
+from pipeline.levels.scale import LEVELS
 from pipeline.support.errors import UserError
 from pipeline.support.files import written_whole
 

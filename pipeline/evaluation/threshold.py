@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.metrics.dice import LEVELS
+from pipeline.levels.scale import LEVELS
 from pipeline.support.errors import UserError
 
 
@@ -20,5 +20,5 @@ def read(path: Path) -> float:
 
 
 def nearest_level(threshold: float) -> int:
-    """Return the level k whose threshold k/256 is nearest, at most 255; see `pipeline.metrics.dice`."""
+    """Return the level k whose threshold k/256 is nearest, at most 255."""
     return min(LEVELS - 1, round(LEVELS * threshold))

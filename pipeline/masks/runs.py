@@ -42,7 +42,7 @@ def overlap(first: Runs, second: Runs) -> int:
 
 
 def dice(prediction: Runs, truth: Runs) -> float:
-    """Return the competition's Dice of two masks of one size, as `pipeline.metrics.dice.dice` does."""
+    """Return the competition's Dice of two masks of one size, as `metrics.dice.dice` does."""
     total = area(prediction) + area(truth)
     return 2 * overlap(prediction, truth) / total if total else 1.0
 

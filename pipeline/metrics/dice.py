@@ -1,18 +1,14 @@
 """The competition's score, and what is enough to know it at every threshold.
 
-A probability p is kept as its level floor(256 p), at most 255; threshold k/256 means
-`level >= k`. Two 256-bin counts an image, of the levels of background and of foreground
-pixels, then give the exact Dice at all 256 thresholds.
+Probabilities are levels here, see `pipeline.levels.scale`. Two 256-bin counts an image, of the
+levels of background and of foreground pixels, give the exact Dice at all 256 thresholds.
 """
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = 256
-
-
-HALF = 128  # the level of threshold 0.5
+from pipeline.levels.scale import LEVELS
 
 
 def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -26,26 +22,13 @@ def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
 
 
-def levels(probability: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return the level of each probability, uint8 of the same shape: floor(256 p), at most 255.
-
-    Probabilities are floats in [0, 1]. Multiplying by 256 is exact in binary floating point,
-    so `levels(p) >= k` equals `p >= k / 256` for k up to 255.
-    """
-    low, high = np.min(probability, initial=0), np.max(probability, initial=0)
-    # NaN carries through min and max and fails both comparisons.
-    assert low >= 0 and high <= 1, f"probabilities from {low} to {high}; expected 0 to 1"
-    found: NDArray[np.uint8] = np.minimum(probability * 256, LEVELS - 1).astype(np.uint8)
-    return found
-
-
 def count_levels(
     levels: NDArray[np.uint8], truth: NDArray[np.bool_] | NDArray[np.uint8]
 ) -> NDArray[np.int64]:
     """Count the pixels of an image at each level.
 
     Args:
-        levels: (H, W) uint8, as `levels` makes them.
+        levels: (H, W) uint8, as `pipeline.levels.scale` has them.
         truth: (H, W) bool or uint8, nonzero = foreground.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,21 +222,21 @@ def load(path: Path) -> Segmenter:
     return model.eval()
 
 
-def load_folds(runs: Path, folds: Sequence[int]) -> list[Segmenter]:
-    """Load `fold<k>/model.pt` of each fold; all must take the same input.
+def load_alike(paths: Iterable[Path]) -> dict[str, Segmenter]:
+    """Load networks that take the same input, by the paths of their files.
 
     Raises:
         UserError: as `load`, or two of them take different sizes.
     """
-    models = [load(runs / f"fold{fold}" / "model.pt") for fold in folds]
-    first = models[0].description
-    for fold, network in zip(folds, models, strict=True):
-        found = network.description
-        if (found.size, found.resize) != (first.size, first.resize):
+    models = {str(path): load(path) for path in paths}
+    (first, model), *_ = models.items()
+    expected = model.description
+    for path, other in models.items():
+        found = other.description
+        if (found.size, found.resize) != (expected.size, expected.resize):
             raise UserError(
-                f"{runs}/fold{fold}/model.pt: takes {found.size} ({found.resize}), fold "
-                f"{folds[0]} takes {first.size} ({first.resize}), expected the same; train "
-                f"the folds again"
+                f"{path}: takes {found.size} ({found.resize}), {first} takes {expected.size} "
+                f"({expected.resize}), expected the same; train the folds again"
             )
     return models
 

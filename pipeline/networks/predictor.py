@@ -1,127 +1,218 @@
-"""Probabilities for a stream of images, out of fold and for the test set alike."""
+"""What trained networks say of images: out of fold, for the test set and of any photograph.
 
+A predictor decodes, computes and hands out levels (`pipeline.levels.scale`) as one stream, each
+part a few batches ahead of the next. Levels leave the device as bytes at network size; whatever
+comes after them is the same code on every machine.
+"""
+
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Generator, Mapping, Sequence
+from typing import Literal, NamedTuple, Self
 
-import cv2
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.archives import Archives
-from pipeline.data.decoding import Resize, decoded
+from pipeline.data.decoding import Batch, Resize, decode_batches
+from pipeline.data.images import resize_image
 from pipeline.data.samples import Sample
-from pipeline.support.arrays import Float32, Size, UInt8
+from pipeline.levels.scale import HALF, LEVELS
+from pipeline.networks.model import Segmenter
+from pipeline.support.arrays import Size, UInt8
+from pipeline.support.errors import UserError
+from pipeline.support.progress import Timers
 
 Tta = Literal["none", "hflip"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the models say of one image.
+    """What the networks say of one image.
 
-    `probability` is float32 (h, w) in 0..1 at network size, the mean over models and
-    test-time augmentation; of several classes (C, h, w), which add up to 1. `error` says why
-    the image could not be read, else it is empty.
+    `levels` is uint8 (h, w) at network size, of the mean over networks and flips; of several
+    classes (C, h, w). `disagreement` is the share of its pixels (0..1) on which the networks,
+    deciding one by one at 0.5 after their flips, do not all agree. `error` says why the image
+    could not be read, else it is empty; the levels of an unreadable image mean nothing.
     """
 
     row: Sample
-    probability: Float32
+    levels: UInt8
+    disagreement: float
     error: str
 
 
-def stream(
-    rows: Sequence[Sample],
-    archives: Archives,
-    models: Sequence[nn.Module],
-    size: Size,
-    resize: Resize,
-    tta: Tta,
-    fabric: Fabric,
-    batch_size: int,
-    workers: int,
-) -> Iterator[Prediction]:
-    """Predict `rows` in order, batch by batch; nothing grows with their number.
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Networks of one input size, and how they are run.
 
-    Every image is read and decoded once, however many models there are. The models take
-    (B, H, W, 3) uint8 and return logits (B, H, W) or (B, C, H, W); they must be in evaluation mode.
+    `networks` go by what to call them in an error. They take (B, H, W, 3) uint8 RGB, return
+    logits (B, H, W) of one class or (B, C, H, W), are in evaluation mode and on the device
+    of `fabric`. `size` is their input's, to which images are resized as `resize` says.
     """
-    pinned = fabric.device.type == "cuda"
-    for batch in decoded(rows, archives, size, resize, batch_size, workers, pinned):
-        maps = forward(batch.images, models, tta, fabric, 0.5).probability.cpu().numpy()
-        for row, probability, error in zip(batch.rows, maps, batch.errors, strict=True):
-            yield Prediction(row, probability, error)
+
+    networks: Mapping[str, nn.Module]
+    size: Size
+    resize: Resize
+    tta: Tta
+    fabric: Fabric
+    batch_size: int  # images at once
+    workers: int  # threads that decode; 0: the one that asks
+
+    @classmethod
+    def of(
+        cls,
+        models: Mapping[str, Segmenter],
+        tta: Tta,
+        fabric: Fabric,
+        batch_size: int,
+        workers: int,
+    ) -> Self:
+        """Of trained networks, one or several, that take the same input."""
+        description = next(iter(models.values())).description
+        networks = {name: model.to(fabric.device).eval() for name, model in models.items()}
+        return cls(networks, description.size, description.resize, tta, fabric, batch_size, workers)
+
+    def with_network(self, name: str, network: nn.Module) -> Self:
+        """The same with one other network, as it is after an epoch of training."""
+        return dataclasses.replace(self, networks={name: network})
+
+    def predict(
+        self, rows: Sequence[Sample], archives: Archives, timers: Timers | None = None
+    ) -> Generator[Prediction, None, None]:
+        """Predict `rows` in order; nothing grows with their number.
+
+        Every image is read and decoded once, however many networks there are. On a GPU, a batch is
+        handed to it before the one before it is waited for. `timers` learns how long `images`
+        and whoever takes the predictions (`writer`) were waited for, and what decoding took.
+
+        Raises:
+            UserError: a network's output is NaN or infinite.
+        """
+        timers = Timers() if timers is None else timers
+        pinned = self.fabric.device.type == "cuda"
+        if pinned:
+            torch.cuda.set_device(self.fabric.device)  # each thread has a current one of its own
+        batches = decode_batches(
+            rows, archives, self.size, self.resize, self.batch_size, self.workers, pinned
+        )
+        launched: _Launched | None = None
+        with contextlib.closing(batches):
+            for batch in timers.each("images", batches):
+                timers.add("decoding", batch.seconds)
+                following = self._launch(batch)
+                done = self._finish(launched) if launched else []
+                launched = following
+                with timers.during("writer"):
+                    yield from done
+        if launched:
+            yield from self._finish(launched)
+
+    def of_image(self, image: UInt8, name: str) -> UInt8:
+        """The levels (see `Prediction`) of one image, uint8 (H, W, 3) RGB of any size.
+
+        Raises:
+            UserError: a network's output for it is NaN or infinite; `name` says which image.
+        """
+        small = torch.from_numpy(resize_image(image, self.size, self.resize))
+        said = self._forward(small[None])
+        self._refuse_nonfinite(said.finite.cpu(), [name])
+        levels: UInt8 = said.levels[0].cpu().numpy()
+        return levels
+
+    def _launch(self, batch: Batch) -> "_Launched":
+        said = self._forward(batch.images)
+        if self.fabric.device.type != "cuda":
+            return _Launched(batch, said, None)
+        # Into pinned memory; `_finish` timers for the copies.
+        host = _Said(*(tensor.to("cpu", non_blocking=True) for tensor in said))
+        finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        finished.record(torch.cuda.current_stream(self.fabric.device))
+        return _Launched(batch, host, finished)
+
+    def _finish(self, launched: "_Launched") -> list[Prediction]:
+        if launched.finished is not None:
+            launched.finished.synchronize()
+        batch, said = launched.batch, launched.said
+        self._refuse_nonfinite(said.finite, [row.image for row in batch.rows])
+        each = zip(
+            batch.rows, said.levels.numpy(), said.disagreement.tolist(), batch.errors, strict=True
+        )
+        return [
+            Prediction(row, levels, 0.0 if error else disagreement, error)
+            for row, levels, disagreement, error in each
+        ]
+
+    @torch.inference_mode()
+    def _forward(self, images: Tensor) -> "_Said":
+        """Run all networks over (B, h, w, 3) uint8; on a GPU this returns before they are done."""
+        images = images.to(self.fabric.device, non_blocking=True)
+        probabilities, finite = [], []
+        for network in self.networks.values():
+            logits = self._logits(network, images)
+            probability, right = _probability(logits), _is_finite(logits)
+            if self.tta == "hflip":
+                logits = self._logits(network, images.flip(2))
+                probability = (probability + _probability(logits).flip(-1)) / 2
+                right &= _is_finite(logits)
+            probabilities.append(probability)
+            finite.append(right)
+        first = _decide(probabilities[0])
+        differs = torch.zeros_like(first, dtype=torch.bool)
+        total = torch.zeros_like(probabilities[0])
+        for probability in probabilities:
+            total += probability
+            differs |= first != _decide(probability)
+        levels = (total / len(probabilities) * LEVELS).clamp_(max=LEVELS - 1).to(torch.uint8)
+        return _Said(levels, differs.float().mean(dim=(1, 2)), torch.stack(finite))
+
+    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            logits: Tensor = network(images)
+        return logits.float()
+
+    def _refuse_nonfinite(self, finite: Tensor, images: Sequence[str]) -> None:
+        if finite.all():
+            return
+        network, image = (~finite).nonzero()[0].tolist()
+        raise UserError(
+            f"{list(self.networks)[network]}: its output for {images[image]} is NaN or infinite, "
+            f"expected numbers; train it again, or set runtime.precision to 32-true"
+        )
 
 
-def full_resolution(probability: Float32, size: Size) -> Float32:
-    """Resize a probability map (h, w) bilinearly, half-pixel centres, to (height, width)."""
-    resized = cv2.resize(probability, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, dtype=np.float32)
+class _Said(NamedTuple):
+    """What the networks say of a batch, on the device or on the host.
 
-
-def decided(probability: Float32, size: Size) -> UInt8:
-    """The class index of each pixel (H, W), from probabilities (h, w) or (C, h, w).
-
-    One class is told from background at 0.5; of several the most probable one wins, the first
-    of equal ones. The probabilities are resized, not the decisions.
+    `levels` is uint8 (B, h, w) or (B, C, h, w), `disagreement` float32 (B,), `finite` bool
+    (networks, B): whether all of a network's outputs for an image are numbers.
     """
-    if probability.ndim == 2:
-        return (full_resolution(probability, size) >= 0.5).view(np.uint8)
-    highest = full_resolution(probability[0], size)
-    found = np.zeros(size, np.uint8)
-    for index, small in enumerate(probability[1:], start=1):
-        resized = full_resolution(small, size)
-        found[resized > highest] = index
-        np.maximum(highest, resized, out=highest)
-    return found
+
+    levels: Tensor
+    disagreement: Tensor
+    finite: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Probabilities:
-    """What the models say of a batch, still on the device.
+class _Launched:
+    """A batch whose results a GPU may still be computing, until `finished`."""
 
-    `probability` is float32 (B, h, w) or (B, C, h, w), the mean over models and flips.
-    `disagreement` is float32 (B,): the share of pixels on which the models, deciding one by one
-    after their flips, do not all agree; 0 with one model.
-    """
-
-    probability: Tensor
-    disagreement: Tensor
+    batch: Batch
+    said: _Said
+    finished: torch.cuda.Event | None
 
 
-@torch.inference_mode()
-def forward(
-    images: Tensor, models: Sequence[nn.Module], tta: Tta, fabric: Fabric, threshold: float
-) -> Probabilities:
-    """Run all models over (B, h, w, 3) uint8; on a GPU this returns before they are done."""
-    images = images.to(fabric.device, non_blocking=True)
-    with fabric.autocast():
-        each = [_probability(model, images, tta) for model in models]
-        total = torch.zeros_like(each[0])
-        agreed = _decision(each[0], threshold)
-        differs = torch.zeros_like(agreed, dtype=torch.bool)
-        for probability in each:
-            total += probability
-            differs |= agreed != _decision(probability, threshold)
-        return Probabilities(total / len(models), differs.float().mean(dim=(1, 2)))
-
-
-def _decision(probability: Tensor, threshold: float) -> Tensor:
-    """What each pixel (B, h, w) is decided to be: foreground or not, or a class index."""
-    return probability >= threshold if probability.ndim == 3 else probability.argmax(dim=1)
-
-
-def _probability(model: nn.Module, images: Tensor, tta: Tta) -> Tensor:
-    """Probability (B, h, w) or (B, C, h, w), float32, of (B, h, w, 3), the mean over flips."""
-    probability = _normalized(model(images))
-    if tta == "none":
-        return probability
-    return (probability + _normalized(model(images.flip(2))).flip(-1)) / 2
-
-
-def _normalized(logits: Tensor) -> Tensor:
+def _probability(logits: Tensor) -> Tensor:
     """Logits as probabilities: of the foreground, or of all classes."""
-    logits = logits.float()
     return torch.sigmoid(logits) if logits.ndim == 3 else torch.softmax(logits, dim=1)
+
+
+def _is_finite(logits: Tensor) -> Tensor:
+    """(B,) whether all of an image's logits are numbers: one that is none makes their sum none."""
+    return torch.isfinite(logits.flatten(1).sum(dim=1))
+
+
+def _decide(probability: Tensor) -> Tensor:
+    """What each pixel (B, h, w) is decided to be at 0.5: foreground or not, or a class index."""
+    return probability >= HALF / LEVELS if probability.ndim == 3 else probability.argmax(dim=1)

@@ -22,13 +22,14 @@ from pipeline.data.samples import Sample
 from pipeline.evaluation import threshold as thresholds
 from pipeline.masks import submission as submissions
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 from pipeline.paths import Paths
 from pipeline.predict import csv_rows, mask_bits, timing
 from pipeline.predict.chunks import TABLE_HEADER, Chunk, Chunks, Told
 from pipeline.predict.mask_stream import Masks, masks
 from pipeline.recipe.schema import Predict, Recipe
 from pipeline.support import files, fingerprint, hardware
-from pipeline.support.concurrency import ahead
+from pipeline.support.concurrency import read_ahead
 from pipeline.support.distributed import decide_in_first, wait_for_all
 from pipeline.support.errors import UserError
 from pipeline.support.progress import Timers
@@ -169,20 +170,18 @@ def _run(
             folder = paths.work / f"predict-{key}"
             return folder, Chunks(folder, rows, size).missing()
 
-        models = model.load_folds(paths.runs, folds)
+        models = model.load_alike(paths.model(fold) for fold in folds)
         folder, missing = decide_in_first(fabric, plan)
         chunks = Chunks(folder, rows, size)
         if fabric.is_global_zero and len(missing) < len(chunks):
             print(f"going on with {len(missing)} of {len(chunks)} chunks from {folder}", flush=True)
         mine = missing[fabric.global_rank :: fabric.world_size]
         some, workers = chunks.samples(mine), hardware.workers(runtime.workers)
-        waits, description = Timers(), models[0].description
-        stream = masks(
-            some, Archives(paths.raw), [network.to(fabric.device) for network in models],
-            description.size, description.resize, tta, threshold, fabric, runtime.batch_size,
-            workers, waits,
-        )  # fmt: skip
-        batches = stack.enter_context(contextlib.closing(ahead(stream, AHEAD)))
+        waits = Timers()
+        predictor = Predictor.of(models, recipe.validate_.tta, fabric, runtime.batch_size, workers)
+        level = thresholds.nearest_level(threshold)
+        stream = masks(some, Archives(paths.raw), predictor, level, waits)
+        batches = stack.enter_context(contextlib.closing(read_ahead(stream, AHEAD)))
         bar = stack.enter_context(
             tqdm(total=len(some), desc="predict", unit="img", disable=not fabric.is_global_zero)
         )

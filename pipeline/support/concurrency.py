@@ -1,7 +1,8 @@
-"""Work in threads, in order and never far ahead."""
+"""Work in threads: in order, and never far ahead."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,38 +10,47 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
-    """Yield what `items` yields, in order, while it makes up to `depth` further ones.
+def ordered(
+    function: Callable[[S], T], items: Iterable[S], threads: int, ahead: int | None = None
+) -> Generator[T, None, None]:
+    """Yield `function` of each item, in order, computed by `threads` threads.
 
-    What `items` raises is raised here. When this generator is closed, so is `items`, once it
-    has made the one it is at.
+    Args:
+        items: taken in the caller's thread, each when there is room for it.
+        threads: without any, nothing is computed before it is asked for.
+        ahead: the most items that are taken before the result of the first of them is
+            yielded; twice the threads if it is left out.
+
+    What the function raises is raised here. No thread outlives the generator.
     """
-    end = object()
-    pool = ThreadPoolExecutor(1, "ahead")  # one thread: calls of next() run in order
-    try:
-        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, items, end))
-            yield item  # type: ignore[misc]
-    finally:
-        pool.shutdown(cancel_futures=True)
-        items.close()
-
-
-def mapped(function: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
-    """Yield `function` of each item, in order, computed by `threads` threads (at least one).
-
-    At most twice as many items as threads are taken ahead. What the function raises is raised
-    here.
-    """
-    threads = max(1, threads)
-    pool, waiting = ThreadPoolExecutor(threads, "mapped"), deque[Future[T]]()
+    if threads < 1:
+        yield from map(function, items)
+        return
+    ahead = 2 * threads if ahead is None else ahead
+    pool, waiting = ThreadPoolExecutor(threads, "ordered"), deque[Future[T]]()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
+    """Yield what `items` yields while one thread makes up to `depth` further ones.
+
+    When this generator is closed, so is `items`, once it has made the one it is at.
+    """
+    end = object()
+    made = ordered(lambda _: next(items, end), itertools.repeat(None), 1, depth)
+    try:
+        for item in made:
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        made.close()  # first: a generator cannot be closed while it runs
+        items.close()

@@ -17,11 +17,11 @@ PACKAGE = Path(__file__).parents[1]
 CODE = {
     "download": ("download", "kaggle"),
     "split": ("split.py", "data", "sources"),
-    "train": ("train", "data", "metrics", "networks"),
-    "validate": ("validate.py", "data", "evaluation", "masks", "metrics", "networks"),
-    "tune": ("tune.py", "data", "evaluation", "masks", "metrics"),
-    "predict": ("predict", "data", "evaluation", "masks", "metrics", "networks"),
-    "report": ("report", "data", "evaluation", "masks", "metrics"),
+    "train": ("train", "data", "levels", "metrics", "networks"),
+    "validate": ("validate.py", "data", "evaluation", "levels", "masks", "metrics", "networks"),
+    "tune": ("tune.py", "data", "evaluation", "levels", "masks", "metrics"),
+    "predict": ("predict", "data", "evaluation", "levels", "masks", "metrics", "networks"),
+    "report": ("report", "data", "evaluation", "levels", "masks", "metrics"),
 }
 
 

@@ -4,9 +4,9 @@ import os
 
 import cv2
 
-Factor = float | tuple[float, float]
-
 from pipeline.support.arrays import UInt8
+
+Factor = float | tuple[float, float]
 
 
 class Augmentation:

@@ -1,5 +1,6 @@
 """The held-out Dice of a network in training, over all processes."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Collection, Sequence
@@ -10,21 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from pipeline.data.archives import Archives
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.data.samples import Sample
+from pipeline.levels import scale
 from pipeline.metrics import confusion
 from pipeline.metrics.dice import dice
-from pipeline.networks.predictor import Prediction, Tta, decided, stream
+from pipeline.networks.predictor import Prediction, Predictor
 from pipeline.support import concurrency, distributed
-from pipeline.support.arrays import Size, UInt8
+from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
 from pipeline.support.pictures import overlay
-from pipeline.train.dataset import Resize
 
 SHOWN = 4  # pictures, the same after every epoch
 SHOWN_WIDTH = 640  # pixels
@@ -37,34 +38,22 @@ class Score(NamedTuple):
     pictures: dict[str, UInt8]
 
 
-class InPrecision(nn.Module):
-    """A network run in the precision of a Fabric, without its processes' synchronisation."""
-
-    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
-        super().__init__()
-        self._network = network
-        self._fabric = fabric
-
-    def forward(self, images: Tensor) -> Tensor:
-        """What the network says of `images`."""
-        with self._fabric.autocast():
-            logits: Tensor = self._network(images)
-        return logits
-
-
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Held-out images, and how to predict them; each process takes its share."""
+    """Held-out images, and how to predict them; each process takes its share.
+
+    The predictor's networks are put in when they are scored.
+    """
 
     rows: Sequence[Sample]
     archives: Archives
-    size: Size
-    resize: Resize
-    tta: Tta
-    fabric: Fabric
-    batch_size: int
-    workers: int
+    predictor: Predictor
     pictures: bool
+
+    @property
+    def fabric(self) -> Fabric:
+        """The processes that share the images."""
+        return self.predictor.fabric
 
     def score(self, network: nn.Module, stop: Stop) -> Score | None:
         """The competition's score at threshold 0.5 and full resolution.
@@ -86,21 +75,21 @@ class HeldOut:
         with torch.random.fork_rng(gpus):  # the training's random numbers stay as they are
             judge = functools.partial(self._judge, shown=shown)
             predictions = self._predict(network, mine)
-            for row, score, picture in concurrency.mapped(judge, predictions, self.workers):
-                scores.append(score)
-                if picture is not None:
-                    pictures[row.sample_id] = picture
-                if stop.signal:
-                    break
+            threads = max(1, self.predictor.workers)
+            with contextlib.closing(concurrency.ordered(judge, predictions, threads)) as judged:
+                for row, score, picture in judged:
+                    scores.append(score)
+                    if picture is not None:
+                        pictures[row.sample_id] = picture
+                    if stop.signal:
+                        break
         mine_of_all = [sum(scores), float(len(scores)), float(stop.signal != 0)]
         total, images, stopped = distributed.total(self.fabric, mine_of_all)
         return None if stopped else Score(total / images, pictures)
 
     def _predict(self, network: nn.Module, rows: Sequence[Sample]) -> "tqdm[Prediction]":
-        predictions = stream(
-            rows, self.archives, [InPrecision(network, self.fabric)], self.size, self.resize,
-            self.tta, self.fabric, self.batch_size, self.workers,
-        )  # fmt: skip
+        predictor = self.predictor.with_network("the network in training", network)
+        predictions = predictor.predict(rows, self.archives)
         quiet = not self.fabric.is_global_zero
         return tqdm(
             predictions, total=len(rows), desc="validate", unit="img", leave=False, disable=quiet
@@ -124,7 +113,7 @@ class HeldOut:
             raise UserError(prediction.error)
         row = prediction.row
         truth = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
-        return decided(prediction.probability, row.size), truth
+        return scale.decide(prediction.levels, row.size), truth
 
     def _picture(
         self, row: Sample, mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]

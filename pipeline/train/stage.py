@@ -20,6 +20,7 @@ from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe, Runtime, Train
 from pipeline.support import distributed, files, fingerprint, hardware, interrupt
@@ -201,10 +202,11 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     decoder = Decoder(rows, archives, settings.size, settings.resize)
     pictures = cache.open_pictures(runtime.cache, decoder, paths.work)
     dataset = TrainingSet(training, rows, pictures, Augmentation(**settings.augment.model_dump()))
-    judge = HeldOut(
-        held_out, archives, settings.size, settings.resize, settings.validation.tta, fabric,
-        runtime.batch_size, hardware.workers(runtime.workers), runtime.tensorboard,
+    predictor = Predictor(
+        {}, settings.size, settings.resize, settings.validation.tta, fabric,
+        runtime.batch_size, hardware.workers(runtime.workers),
     )  # fmt: skip
+    judge = HeldOut(held_out, archives, predictor, runtime.tensorboard)
     read = [paths.samples, start] if start else [paths.samples]
     last = work / fingerprint.key("train", settings.model_dump_json(), read, paths.raw) / "last.pt"
     logs = paths.logs / f"fold{fold}" if runtime.tensorboard and fabric.is_global_zero else None
