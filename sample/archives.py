@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline.masks import rle
 from pipeline.support.arrays import Mask, UInt8
-from pipeline.support.concurrency import mapped
+from pipeline.support.concurrency import ordered
 from pipeline.support.files import written_whole
 from sample.design import Design, Metadata, design
 from sample.render import Scene, render
@@ -126,7 +126,7 @@ def _draw(seed: int, indices: list[int], threads: int) -> Iterator[_Files]:
     cv2.setNumThreads(1)  # the threads here are enough
     tasks = itertools.product(indices, range(1, VIEWS + 1, _VIEWS_A_TASK))
     yield from itertools.chain.from_iterable(
-        mapped(lambda task: _draw_views(seed, *task), tasks, threads)
+        ordered(lambda task: _draw_views(seed, *task), tasks, threads)
     )
 
 

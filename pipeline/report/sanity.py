@@ -35,8 +35,9 @@ _LEAST_DISAGREEMENT, _LEAST_FACTOR = 1e-5, 1.2
 class Note:
     """What prediction knows of an image, a row of its `masks.csv`.
 
-    `img` is the name of its file, `area` in pixels at full size, `disagreement` the share of pixels (0..1) on which
-    the folds' networks decide differently, `error` why it could not be read, or empty.
+    `img` is the name of its file, `area` in pixels at full size, `disagreement` the share of
+    pixels (0..1) on which the folds' networks decide differently, `error` why it could not be
+    read, or empty.
     """
 
     img: str

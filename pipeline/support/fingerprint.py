@@ -20,7 +20,7 @@ CODE = {
     "train": ("train", "data", "levels", "metrics", "networks"),
     "validate": ("validate.py", "data", "evaluation", "levels", "masks", "metrics", "networks"),
     "tune": ("tune.py", "data", "evaluation", "levels", "masks", "metrics"),
-    "predict": ("predict", "data", "evaluation", "levels", "masks", "metrics", "networks"),
+    "predict": ("predict", "data", "evaluation", "levels", "masks", "networks"),
     "report": ("report", "data", "evaluation", "levels", "masks", "metrics"),
 }
 
