@@ -22,6 +22,7 @@ from playwright.sync_api import Browser
 from pipeline import tune
 from pipeline.__main__ import main
 from pipeline.data import samples
+from pipeline.data.rows import HEADER
 from pipeline.data.samples import Entry, Sample
 from pipeline.evaluation import measures, out_of_fold
 from pipeline.evaluation.measures import Measures
@@ -399,14 +400,136 @@ def test_everything_has_a_name_for_screen_readers(opened: Opened) -> None:
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-@pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_nothing_is_wider_than_the_screen(browser: Browser, finished: Path, width: int) -> None:
+@pytest.mark.parametrize("width", [360, 400, 768, 1400])
+def test_nothing_overlaps_is_cut_or_wider_than_the_screen(
+    browser: Browser, finished: Path, width: int
+) -> None:
     opened = Opened(browser, finished / "eval/report.html", width, "dark")
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert len(opened.texts()) > 800 and opened.printed_over() == [] and opened.cut_off() == []
     opened.page.click("#cards .open >> nth=0")
     assert opened.page.evaluate("document.querySelector('dialog').scrollWidth") <= width
     opened.context.close()
     assert opened.problems == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_tiles_fill_their_box(browser: Browser, finished: Path, width: int) -> None:
+    """A tile alone in a row stands beside a block of the separators' grey."""
+    opened = Opened(browser, finished / "eval/report.html", width, "light")
+    for box in opened.page.locator(".figures").all():
+        of_box, of_tiles = box.evaluate(
+            """box => { const area = one => one.offsetWidth * one.offsetHeight;
+            return [area(box), [...box.children].map(area).reduce((a, b) => a + b)]; }"""
+        )
+        assert of_tiles > 0.97 * of_box
+    opened.context.close()
+
+
+def test_a_print_is_a_few_pages_of_little(opened: Opened, tmp_path: Path) -> None:
+    data = opened.page.pdf(format="A4", prefer_css_page_size=True)
+    assert data.count(b"/Type /Page\n") <= 7 and len(data) < 2.5e6
+    opened.page.emulate_media(media="print")
+    opened.page.set_viewport_size({"width": 700, "height": 1000})
+    opened.width = 700
+    assert opened.printed_over() == [] and opened.cut_off() == []
+    assert opened.page.locator("#cards > .card:visible").count() == 12
+
+
+def test_a_table_leads_to_the_image(opened: Opened) -> None:
+    link = opened.page.locator("table a[href^='#image-']").first
+    opened.page.fill("input[name=text]", "no such car")  # a filter is in the way
+    link.click()
+    title = opened.page.locator("#large-title")
+    assert title.is_visible() and title.inner_text().startswith(link.text_content() or "?")
+
+
+def test_an_image_is_zoomed_and_moved(opened: Opened) -> None:
+    page = opened.page
+    page.click("#cards .open >> nth=0")
+    pane = page.locator("#large-whole")
+    box = pane.bounding_box()
+    assert box is not None
+
+    def view() -> tuple[float, float, float]:
+        values = pane.evaluate("pane => [pane.view.scale, pane.view.x, pane.view.y]")
+        drawn = pane.locator("> div").evaluate("one => getComputedStyle(one).transform")
+        matrix = [float(value) for value in drawn.removeprefix("matrix(")[:-1].split(",")]
+        assert [matrix[0], *matrix[4:]] == pytest.approx(values, abs=1e-2), "what is seen"
+        return tuple(values)
+
+    assert view() == (1, 0, 0)
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
+    page.mouse.wheel(0, -400)
+    page.wait_for_function("document.getElementById('large-whole').view.scale > 2")
+    scale, x, y = view()
+    assert x == pytest.approx((1 - scale) * box["width"] / 4, rel=0.02), "about the pointer"
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4 - 30, box["y"] + box["height"] / 4 - 20)
+    page.mouse.up()
+    assert view() == pytest.approx((scale, x - 30, y - 20), abs=1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 3 * box["width"], box["y"] + 3 * box["height"])
+    page.mouse.up()
+    assert view() == pytest.approx((scale, 0, 0), abs=1e-6), "no farther than the picture's edge"
+    page.keyboard.press("0")
+    assert view() == (1, 0, 0)
+    page.keyboard.press("+")
+    assert view()[0] == pytest.approx(1.5)
+    page.keyboard.press("ArrowRight")
+    assert view() == (1, 0, 0), "the next image is seen whole"
+
+
+def test_a_test_image_opens_large(opened: Opened) -> None:
+    page = opened.page
+    page.click(".tests .open >> nth=0")
+    assert page.locator("#large-title").inner_text().endswith(".jpg")
+    assert page.locator("#large-whole img").count() == 1
+    assert not page.locator("#large-window").is_visible()
+    page.keyboard.press("Escape")
+    page.click("#cards .open >> nth=0")
+    assert page.locator("#large-window").is_visible()
+
+
+def test_scores_under_masks_are_those_of_the_masks(finished: Path, opened: Opened) -> None:
+    table = pd.read_csv(finished / "eval/images.csv", dtype={"sample_id": str})
+    at_half = dict(zip(table["sample_id"], table["dice_at_half"], strict=True))
+    cards = opened.page.locator("#cards > .card").evaluate_all(
+        "all => all.map(c => [c.dataset.name, Number(c.dataset.dice), c.innerText])"
+    )
+    for name, dice, text in cards:
+        assert dice == pytest.approx(at_half[name], abs=1e-8) and f"{dice:.5f}" in text
+    assert "Masks and scores are those at 0.5" in opened.page.inner_text("#pictures")
+
+
+def test_groups_have_names_and_their_table_counts_them(opened: Opened) -> None:
+    section = opened.page.locator("section[aria-labelledby=breakdown]")
+    chart = section.locator("figure", has_text="By group").inner_text().split()
+    assert [name for name in chart if name.isdecimal() and len(name) == 1].count("7") == 1
+    assert "All 8 groups" in section.inner_text() and "ten" not in section.inner_text()
+
+
+def test_nothing_found_is_no_finding(finished: Path, tmp_path: Path) -> None:
+    """No heading, tile or number says that something deserves a look when nothing does."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    usual = np.zeros((64, 96), bool)
+    usual[10:40, 20:64] = True  # 21.5 %, between the medians of both views
+    names = [f"{car}_{view}.jpg" for car in TEST_CARS for view in VIEWS]
+    rows = "".join(f"{name},{rle.encode(usual)}\n" for name in names)
+    (folder / "submission/submit.csv.gz").write_bytes(gzip.compress(f"{HEADER}\n{rows}".encode()))
+    notes = "".join(f"{name},{usual.sum()},0.01,\n" for name in names)
+    (folder / "submission/masks.csv").write_text(f"img,area,disagreement,error\n{notes}")
+    metrics = json.loads((folder / "eval/metrics.json").read_text())
+    none = {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0, "gain_largest": 1e-7}
+    (folder / "eval/metrics.json").write_text(json.dumps(metrics | none))
+    run_stage(folder)
+    text = (folder / "eval/report.html").read_text()
+    assert "None of 4 masks is unusual" in text and "<dd>nothing</dd>" in text
+    assert text.count("<dd>no difference</dd>") == 2
+    for wrong in ("deserve", "Unusual masks", "0.000000", "Where it fails", "To look at</h"):
+        assert wrong not in text
+    assert (folder / "eval/sanity.csv").read_text().count("\n") == 1
 
 
 def test_the_theme_is_the_system_s_until_one_is_chosen(browser: Browser, finished: Path) -> None:
