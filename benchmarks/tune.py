@@ -24,10 +24,12 @@ import rle as masks_of  # benchmarks/rle.py, for its masks
 from pipeline import tune
 from pipeline.data import samples
 from pipeline.data.samples import Sample
-from pipeline.evaluation import measures
-from pipeline.evaluation.measures import Measures
+from pipeline.evaluation import out_of_fold
+from pipeline.evaluation.out_of_fold import Judged, Measures
+from pipeline.levels import scale
 from pipeline.masks import parts, rle, runs
 from pipeline.metrics import dice
+from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
 from pipeline.report import sanity
 from pipeline.report.sanity import Note
@@ -45,7 +47,7 @@ def main() -> None:
     source = masks_of.read(args.masks, args.count) if args.masks else masks_of.drawn(args.count)
     truths = [mask > 0 for mask in source]
     probabilities = [probability(truth) for truth in truths]
-    levels = [dice.levels(one) for one in probabilities]
+    levels = [scale.of(one) for one in probabilities]
     saturated = np.mean([((one == 0) | (one == 255)).mean() for one in levels])
     print(f"{len(truths)} maps, {saturated:.1%} of the pixels in the first or last level\n")
     compare(probabilities, levels, truths)
@@ -144,18 +146,15 @@ def time_tune(cars: int = 318, views: int = 16, folds: int = 5) -> None:
         for car in range(cars)
         for view in range(1, views + 1)
     ]
+    recipe = read.load(recipe_file("carvana"))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        samples.write(folder / "samples.csv", rows)
-        write_counts(folder / "oof", rows, folds)
-        root = Path(__file__).parent.parent
-        arguments = [root / "recipes/carvana.yaml", "--params", folder / "params.yaml"]
-        arguments += ["--samples", folder / "samples.csv", "--counts", folder / "oof"]
-        (folder / "params.yaml").write_text(f"recipes: [carvana]\nfolds: {list(range(folds))}\n")
-        recipe = read.load(root / "recipes/carvana.yaml")
-        sys.argv = ["tune", *map(str, arguments), "--out", str(folder / "eval")]
+        places = {place: Path(name, place) for place in ("samples", "oof", "evaluation")}
+        paths = Paths.of("carvana", places)
+        samples.write(paths.samples, rows)
+        for fold in range(folds):
+            out_of_fold.write(paths, fold, [judged(row) for row in samples.held_out(rows, fold)])
         started = time.perf_counter()
-        tune.main()
+        tune.run(recipe, paths, range(folds))
         taken = time.perf_counter() - started
     print(
         f"`tune` of {len(rows)} images, {recipe.tune.bootstrap} resamples: {taken:.2f} s, "
@@ -163,18 +162,11 @@ def time_tune(cars: int = 318, views: int = 16, folds: int = 5) -> None:
     )
 
 
-def write_counts(folder: Path, rows: list[Sample], folds: int) -> None:
-    random = np.random.default_rng(0)
-    for fold in range(folds):
-        mine = samples.held_out(rows, fold)
-        counts = random.poisson(60, (len(mine), 2, 256)).astype(np.int64)
-        counts[:, 0, 0], counts[:, 1, 255] = 1_920_000, 500_000 + random.integers(0, 10_000)
-        folder.mkdir(exist_ok=True)
-        np.savez_compressed(
-            folder / f"fold{fold}.npz", counts=counts, sample_id=[row.sample_id for row in mine]
-        )
-        measured = [Measures(row.sample_id, 0.99, 0.99, 1, 1, 1, 0.01) for row in mine]
-        measures.write(folder / f"fold{fold}-measures.csv", measured)
+def judged(row: Sample) -> Judged:
+    random = np.random.default_rng(len(row.sample_id))
+    counts = random.poisson(60, (2, 256)).astype(np.int64)
+    counts[0, 0], counts[1, 255] = 1_920_000, 500_000 + random.integers(0, 10_000)
+    return Judged(row, counts, 0.99, Measures(row.sample_id, 0.99, 0.99, 1, 1, 1, 0.01))
 
 
 # --- submissions

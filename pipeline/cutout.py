@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.data.images import BadImageError
-from pipeline.evaluation import threshold as thresholds
+from pipeline.evaluation import decision
 from pipeline.levels import scale
 from pipeline.masks import parts
 from pipeline.networks import model
@@ -183,15 +183,15 @@ def _level(asked: float | None, metrics: Path, classes: int) -> int:
                 f"--threshold: found {asked} for networks of {classes} classes, whose most "
                 f"probable one wins; leave it out"
             )
-        return thresholds.nearest_level(0.5)
+        return scale.nearest(0.5)
     if asked is None:
         try:
-            return thresholds.nearest_level(thresholds.read(metrics))
+            return scale.nearest(decision.read_threshold(metrics))
         except UserError as error:
             raise UserError(f"{error}, or give --threshold") from None
     if not 1 / 256 <= asked < 1:
         raise UserError(f"--threshold: found {asked}, expected at least 1/256 and less than 1")
-    return thresholds.nearest_level(asked)
+    return scale.nearest(asked)
 
 
 # --- the command

@@ -1,15 +1,13 @@
 """Command: the competition's own score of a submission, against masks that you have.
 
-    python -m pipeline.score submit.csv.gz masks
+    pipeline score submit.csv.gz masks
 
 `masks` is a folder or a zip of mask files (`<image>_mask.gif`, `<image>.png`), or a table of
 run lengths like `train_masks.csv`, which needs `--size HEIGHT WIDTH`.
 """
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,10 @@ import numpy as np
 from pipeline.data import rows as mask_rows
 from pipeline.masks import rle, runs, truth
 from pipeline.masks.truth import Mask
+from pipeline.support import concurrency
 from pipeline.support.arrays import Size
 from pipeline.support.errors import UserError
 from pipeline.support.files import write_text
-
-_AT_ONCE = 512  # rows in memory
 
 
 def score(
@@ -39,13 +36,17 @@ def score(
         UserError: a row has no mask or comes twice, a mask has no row, a text is no mask of
             the true mask's size, or a mask does not decode.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen: set[str] = set()
-        numbered = enumerate(rows, start=1)
-        while some := list(itertools.islice(numbered, _AT_ONCE)):
-            for number, (name, _) in some:
-                _check_name(path, number, name, masks, seen)
-            yield from pool.map(lambda item: _score(path, item[0], item[1], masks), some)
+    seen: set[str] = set()
+
+    def checked() -> Iterator[tuple[int, str, str]]:
+        for number, (name, text) in enumerate(rows, start=1):
+            _check_name(path, number, name, masks, seen)
+            yield number, name, text
+
+    def scored(row: tuple[int, str, str]) -> tuple[str, float]:
+        return _score(path, *row, masks)
+
+    yield from concurrency.ordered(scored, checked(), os.cpu_count() or 1)
     missing = masks.keys() - seen
     if missing and not partial:
         raise UserError(
@@ -67,9 +68,8 @@ def _check_name(path: Path, number: int, name: str, masks: dict[str, Mask], seen
 
 
 def _score(
-    path: Path, number: int, row: tuple[str, str], masks: dict[str, Mask]
+    path: Path, number: int, name: str, text: str, masks: dict[str, Mask]
 ) -> tuple[str, float]:
-    name, text = row
     true, size = masks[truth.stem(name)]()
     try:
         return name, runs.dice(runs.read(text, *size), true)

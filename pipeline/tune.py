@@ -7,20 +7,16 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from pipeline.data import samples
-from pipeline.data.samples import Sample
-from pipeline.evaluation import breakdown, class_scores, measures, out_of_fold
-from pipeline.evaluation.class_scores import ClassResult
-from pipeline.evaluation.measures import Measures
-from pipeline.evaluation.threshold import nearest_level
+from pipeline.evaluation import breakdown, out_of_fold
+from pipeline.evaluation.out_of_fold import OutOfFold
+from pipeline.levels import scale
 from pipeline.levels.scale import HALF, LEVELS
-from pipeline.metrics import confusion
+from pipeline.metrics import classes
 from pipeline.metrics.dice import (
     best_threshold,
     dice_by_threshold,
@@ -31,8 +27,7 @@ from pipeline.metrics.dice import (
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe, Tune
 from pipeline.support import files
-
-CONFIDENCE = 0.95
+from pipeline.support.arrays import Float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,42 +68,95 @@ class Result:
     dice_flattened: float
 
 
-def tune(
-    counts: npt.NDArray[np.int64],
-    rows: Sequence[Sample],
-    largest: npt.NDArray[np.float64],
-    threshold: Literal["auto"] | float,
-    bootstrap: int,
-    seed: int,
-) -> tuple[Result, npt.NDArray[np.float64]]:
-    """Score every threshold on the counts (N, 2, 256) of `rows`.
+@dataclasses.dataclass(frozen=True)
+class ClassResult:
+    """Scores of several classes, each the mean over images; see `pipeline.metrics.classes`.
 
-    Args:
-        largest: (N,) Dice of each image at 0.5 with the prediction's largest part alone.
-        threshold: `auto` for the best one, or a number to use instead; it is rounded to a
-            multiple of 1/256, the resolution of the counts.
-        bootstrap: how many times groups are resampled for the intervals.
-
-    Returns:
-        The result and the Dice of each image at each level, float64 (N, 256).
+    `dice` and `iou` are the means over all classes, background included; `classes` has those
+    of each class, by name. Low and high are the ends of 95 % intervals from resampling groups.
+    The class is the one of the highest probability, so there is no threshold. `majority` is
+    the commonest class, `majority_accuracy` what answering it everywhere would reach. `worst`
+    is the lowest mean Dice of an image.
     """
-    scores = dice_by_threshold(counts)
+
+    threshold: None
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    majority: str
+    majority_accuracy: float
+    dice: float
+    dice_low: float
+    dice_high: float
+    iou: float
+    iou_low: float
+    iou_high: float
+    classes: dict[str, dict[str, float]]
+    worst: float
+    images: int
+    groups: int
+    folds: int
+    dice_by_fold: dict[str, float]
+    accuracy_by_fold: dict[str, float]
+
+
+class Tuned(NamedTuple):
+    """A result, what it says in a line, and its tables.
+
+    `images` has a row an image, `curve` the mean Dice at each threshold. `beside` are the columns
+    of `images` whose means by fold, view and group are told beside that of the Dice.
+    """
+
+    result: Result | ClassResult
+    line: str
+    images: pd.DataFrame
+    curve: pd.DataFrame
+    beside: Sequence[str]
+
+
+def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
+    """Tune one recipe on the held-out images of `folds`."""
+    found = out_of_fold.read(paths, folds)
+    one_class = len(found.names) == 2
+    tuned = (choose_threshold if one_class else score_classes)(found, recipe.tune)
+    write(paths, tuned)
+    print(tuned.line)
+
+
+def write(paths: Paths, tuned: Tuned) -> None:
+    """Write the result as `metrics.json`, and its tables."""
+    _write_table(paths.evaluation / "thresholds.csv", tuned.curve)
+    _write_table(paths.evaluation / "images.csv", tuned.images)
+    for name in ("fold", "view", "group"):
+        by_name = breakdown.table(name, tuned.images, tuned.beside)
+        _write_table(paths.evaluation / f"{name}s.csv", by_name)
+    values = json.dumps(dataclasses.asdict(tuned.result), indent=2)
+    files.write_text(paths.metrics, values + "\n")
+
+
+def choose_threshold(found: OutOfFold, settings: Tune) -> Tuned:
+    """Score every threshold on the counts of one class, and choose one.
+
+    A threshold that is set, not `auto`, is rounded to a multiple of 1/256, the resolution of the
+    counts.
+    """
+    counts, folds = found.counts, found.folds
+    scores = dice_by_threshold(counts)  # N, 256
     mean = scores.mean(axis=0)
-    level = best_threshold(mean) if threshold == "auto" else nearest_level(threshold)
-    groups = np.array([row.group for row in rows])
-    folds = np.array([row.fold for row in rows])
-    drawn = resample_groups(scores, groups, bootstrap, seed)
-    dice_low, dice_high = interval(drawn[:, level], CONFIDENCE)
-    gain_low, gain_high = interval(drawn[:, level] - drawn[:, HALF], CONFIDENCE)
+    automatic = settings.threshold == "auto"
+    level = best_threshold(mean) if automatic else scale.nearest(float(settings.threshold))
+    drawn = resample_groups(scores, found.groups, settings.bootstrap, settings.seed)
+    dice_low, dice_high = interval(drawn[:, level])
+    gain_low, gain_high = interval(drawn[:, level] - drawn[:, HALF])
     # Sums of drawn groups round differently at levels that are equal: that is no best level.
-    levels = np.array([best_threshold(curve) for curve in drawn.round(12)])
-    low, high = interval(levels, CONFIDENCE)
-    at_level = confusion.scores(confusion.of_levels(counts, level))
+    low, high = interval(np.array([best_threshold(curve) for curve in drawn.round(12)]))
+    at_level = classes.scores(classes.at_level(counts, level))
+    largest = np.array([one.dice_largest for one in found.measures])
     result = Result(
-        threshold=level / 256,
+        threshold=level / LEVELS,
         level=level,
-        threshold_low=low / 256,
-        threshold_high=high / 256,
+        threshold_low=low / LEVELS,
+        threshold_high=high / LEVELS,
         dice=float(mean[level]),
         dice_low=dice_low,
         dice_high=dice_high,
@@ -119,19 +167,38 @@ def tune(
         honest_gain=honest_gain(scores, folds),
         gain_largest=float((largest - scores[:, HALF]).mean()),
         worst=float(scores[:, level].min()),
-        images=len(rows),
-        groups=len(set(groups)),
+        images=len(scores),
+        groups=len(set(found.groups)),
         folds=len(set(folds)),
-        dice_by_fold={str(k): float(scores[folds == k, level].mean()) for k in sorted(set(folds))},
+        dice_by_fold=_by_fold(scores[:, level], folds),
         accuracy=float(at_level.accuracy.mean()),
         iou=float(at_level.iou[:, 1].mean()),
         dice_flattened=flattened_dice(counts),
     )
-    return result, scores
+    images = breakdown.places(found.rows).assign(
+        dice=scores[:, level],
+        dice_at_half=scores[:, HALF],
+        area=counts[:, :, level:].sum(axis=(1, 2)),
+        true_area=counts[:, 1].sum(axis=1),
+        parts=[one.parts for one in found.measures],
+        uncertain=[one.uncertain for one in found.measures],
+        dice_largest_at_half=largest,
+    )
+    line = (
+        f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
+        f"({dice_low:.5f} to {dice_high:.5f}), {result.gain:+.6f} against 0.5 "
+        f"({gain_low:+.6f} to {gain_high:+.6f})"
+    )
+    curve = pd.DataFrame({"threshold": np.arange(LEVELS) / LEVELS, "dice": mean})
+    return Tuned(result, line, images, curve, ["dice_at_half"])
 
 
-def honest_gain(scores: npt.NDArray[np.float64], folds: npt.NDArray[np.int64]) -> float | None:
-    """Mean gain over 0.5 of a threshold chosen without the fold it is applied to."""
+def honest_gain(scores: Float64, folds: np.ndarray) -> float | None:
+    """Mean gain over 0.5 of a threshold chosen without the fold it is applied to.
+
+    Args:
+        scores: (N, 256), the Dice of each image at each level; `folds` (N,) are theirs.
+    """
     if len(set(folds)) < 2:
         return None
     gains = np.empty(len(scores))
@@ -142,92 +209,54 @@ def honest_gain(scores: npt.NDArray[np.float64], folds: npt.NDArray[np.int64]) -
     return float(gains.mean())
 
 
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with files.written_whole(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.8f")
+def score_classes(found: OutOfFold, settings: Tune) -> Tuned:
+    """Score several classes by class, image, fold and group; the table of thresholds is empty."""
+    names, folds = found.names, found.folds
+    accuracy, dice, iou = classes.scores(found.counts)
+    columns = [accuracy, dice.mean(axis=1), iou.mean(axis=1), *dice.T, *iou.T]
+    values = np.stack(columns, axis=1)
+    drawn = resample_groups(values, found.groups, settings.bootstrap, settings.seed)
 
+    def estimate(name: str, column: int) -> dict[str, float]:
+        low, high = interval(drawn[:, column])
+        return {name: float(values[:, column].mean()), f"{name}_low": low, f"{name}_high": high}
 
-def _image_table(
-    rows: Sequence[Sample],
-    counts: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float64],
-    level: int,
-    measured: Sequence[Measures],
-) -> pd.DataFrame:
-    """One row an image: its Dice at the threshold and at 0.5, predicted and true pixels."""
-    return breakdown.places(rows).assign(
-        dice=scores[:, level],
-        dice_at_half=scores[:, HALF],
-        predicted=counts[:, :, level:].sum(axis=(1, 2)),
-        true=counts[:, 1].sum(axis=1),
-        parts=[one.parts for one in measured],
-        uncertain=[one.uncertain for one in measured],
-        dice_largest_at_half=[one.dice_largest for one in measured],
+    shares = classes.shares(found.counts)
+    result = ClassResult(
+        threshold=None,
+        majority=names[int(shares.argmax())],
+        majority_accuracy=float(shares.max()),
+        classes={
+            name: estimate("dice", 3 + i) | estimate("iou", 3 + len(names) + i)
+            for i, name in enumerate(names)
+        },
+        worst=float(values[:, 1].min()),
+        images=len(values),
+        groups=len(set(found.groups)),
+        folds=len(set(folds)),
+        dice_by_fold=_by_fold(values[:, 1], folds),
+        accuracy_by_fold=_by_fold(accuracy, folds),
+        **estimate("accuracy", 0),
+        **estimate("dice", 1),
+        **estimate("iou", 2),
     )
-
-
-def _write_tables(
-    out: Path, images: pd.DataFrame, curve: pd.DataFrame, beside: Sequence[str]
-) -> None:
-    """Write the tables; those by fold, view and group have the means of `beside` too."""
-    _write_table(out / "thresholds.csv", curve)
-    _write_table(out / "images.csv", images)
-    for name in ("fold", "view", "group"):
-        _write_table(out / f"{name}s.csv", breakdown.table(name, images, beside))
-
-
-def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
-    """Tune one recipe on the held-out images of `folds`."""
-    counts, rows = out_of_fold.read(paths.oof, folds, samples.read(paths.samples))
-    out = paths.evaluation
-    if rows[0].classes == 1:
-        measured = measures.read_folds(paths.oof, folds, rows)
-        result: Result | ClassResult = _one_class(counts, rows, measured, recipe.tune, out)
-    else:
-        result = _several_classes(counts, rows, recipe.tune, out)
-    values = json.dumps(dataclasses.asdict(result), indent=2)
-    files.write_text(paths.metrics, values + "\n")
-
-
-def _one_class(
-    counts: npt.NDArray[np.int64],
-    rows: Sequence[Sample],
-    measured: Sequence[Measures],
-    settings: Tune,
-    out: Path,
-) -> Result:
-    """Choose the threshold, write the tables and say what came of it."""
-    largest = np.array([one.dice_largest for one in measured])
-    result, scores = tune(
-        counts, rows, largest, settings.threshold, settings.bootstrap, settings.seed
-    )
-    images = _image_table(rows, counts, scores, result.level, measured)
-    curve = pd.DataFrame({"threshold": np.arange(LEVELS) / LEVELS, "dice": scores.mean(axis=0)})
-    _write_tables(out, images, curve, ["dice_at_half"])
-    print(
-        f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
-        f"({result.dice_low:.5f} to {result.dice_high:.5f}), {result.gain:+.6f} against 0.5 "
-        f"({result.gain_low:+.6f} to {result.gain_high:+.6f})"
-    )
-    return result
-
-
-def _several_classes(
-    counts: npt.NDArray[np.int64], rows: Sequence[Sample], settings: Tune, out: Path
-) -> ClassResult:
-    """Score the classes, write the tables (that of thresholds is empty) and say what came of it."""
-    names = [label.name for label in rows[0].labels]
-    groups, folds = np.array([row.group for row in rows]), np.array([row.fold for row in rows])
-    result = class_scores.summarise(
-        counts, names, groups, folds, CONFIDENCE, settings.bootstrap, settings.seed
-    )
-    scores = pd.DataFrame(class_scores.of_images(names, counts))
-    curve = pd.DataFrame({"threshold": [], "dice": []})
-    _write_tables(out, breakdown.places(rows).join(scores), curve, ["accuracy", "iou"])
-    print(
+    line = (
         f"no threshold, {len(names)} classes: accuracy {result.accuracy:.5f} "
         f"({result.accuracy_low:.5f} to {result.accuracy_high:.5f}), mean Dice of the classes "
         f"{result.dice:.5f} ({result.dice_low:.5f} to {result.dice_high:.5f}); always "
         f"{result.majority}: accuracy {result.majority_accuracy:.5f}"
     )
-    return result
+    scores = pd.DataFrame(classes.table(names, found.counts))
+    no_curve = pd.DataFrame({"threshold": [], "dice": []})
+    return Tuned(
+        result, line, breakdown.places(found.rows).join(scores), no_curve, ["accuracy", "iou"]
+    )
+
+
+def _by_fold(values: Float64, folds: np.ndarray) -> dict[str, float]:
+    return {str(fold): float(values[folds == fold].mean()) for fold in sorted(set(folds))}
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with files.written_whole(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.8f")

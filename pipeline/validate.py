@@ -1,149 +1,32 @@
-"""Stage `validate`: one pass over a fold's held-out images, counted for every threshold.
+"""Stage `validate`: one pass over a fold's held-out images, compared with their true masks.
 
-Of several classes, pixels are counted by true and predicted class instead.
+What it writes is enough to know the score at every threshold, so choosing one needs no network.
 """
 
-import csv
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
+from pipeline.data import rows as mask_rows
 from pipeline.data import samples
 from pipeline.data.archives import Archives, base_name
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.data.samples import Sample
-from pipeline.evaluation import class_scores, measures, out_of_fold
-from pipeline.evaluation.measures import Measures
+from pipeline.evaluation import out_of_fold
+from pipeline.evaluation.out_of_fold import Judged
 from pipeline.levels import scale
-from pipeline.masks import rle, runs
-from pipeline.metrics import confusion
-from pipeline.metrics.dice import count_levels
+from pipeline.masks import rle
 from pipeline.networks import model
 from pipeline.networks.predictor import Prediction, Predictor
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.support import concurrency, files, hardware, pictures
+from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
-from pipeline.support.pictures import Kind, encode_jpeg
-
-
-def validate(
-    predictions: Iterator[Prediction],
-    archives: Archives,
-    total: int,
-    keep: Callable[[Sample, str], None],
-    threads: int,
-) -> tuple[npt.NDArray[np.int64], list[Measures]]:
-    """Count the pixels of every image at each probability level, and measure it at 0.5.
-
-    Args:
-        keep: called with each row, in order, and the run-length text of its prediction at 0.5.
-        threads: that count.
-
-    Returns:
-        int64 (N, 2, 256), for each image, in order, the pixels of its background and of its
-        foreground at each level; and the measures of each, all at full resolution.
-
-    Raises:
-        UserError: an image or a mask does not decode.
-    """
-
-    def look(prediction: Prediction) -> tuple[Sample, npt.NDArray[np.int64], Measures, str]:
-        row = prediction.row
-        found = scale.full_resolution(prediction.levels, row.size)
-        truth = _truth(archives, row)
-        counted = count_levels(found, truth)
-        text = rle.encode(found >= scale.HALF)
-        at_half, true = runs.read(text, row.height, row.width), runs.of_mask(truth)
-        return (
-            row,
-            counted,
-            measures.measure(row.sample_id, counted, at_half, true, row.width),
-            text,
-        )
-
-    counts, measured = np.zeros((total, 2, 256), np.int64), []
-    looked = concurrency.ordered(look, _readable(predictions, total), max(1, threads))
-    for index, (row, counted, measure, text) in enumerate(looked):
-        counts[index] = counted
-        measured.append(measure)
-        keep(row, text)
-    return counts, measured
-
-
-def validate_classes(
-    predictions: Iterator[Prediction], archives: Archives, total: int, classes: int, threads: int
-) -> npt.NDArray[np.int64]:
-    """Count the pixels of every image by true and predicted class, at full resolution.
-
-    Returns:
-        int64 (N, C, C), see `pipeline.metrics.confusion.count`.
-
-    Raises:
-        UserError: an image or a mask does not decode.
-    """
-
-    def look(prediction: Prediction) -> npt.NDArray[np.int64]:
-        row = prediction.row
-        found = scale.decide(prediction.levels, row.size)
-        return confusion.count(found, _truth(archives, row), classes)
-
-    counts = np.zeros((total, classes, classes), np.int64)
-    looked = concurrency.ordered(look, _readable(predictions, total), max(1, threads))
-    for index, counted in enumerate(looked):
-        counts[index] = counted
-    return counts
-
-
-def _readable(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """The predictions, with a progress bar; an image that cannot be read ends them."""
-    for prediction in tqdm(predictions, total=total, desc="validate", unit="img"):
-        if prediction.error:
-            raise UserError(prediction.error)
-        yield prediction
-
-
-def _truth(archives: Archives, row: Sample) -> npt.NDArray[np.uint8]:
-    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
-
-
-def _draw(
-    folder: Path, kinds: Sequence[Kind], predictions: Iterator[Prediction], archives: Archives
-) -> Iterator[pictures.Picture]:
-    """Write one overlay an image, named by kind and rank, and yield its pictures.
-
-    They show the foreground; with several classes, all but the first: the name says `not-<it>`.
-    """
-    for rank, (kind, prediction) in enumerate(zip(kinds, predictions, strict=True), start=1):
-        row = prediction.row
-        image = decode_image(archives.read(row.image), row.size, row.image)
-        mask = scale.decide(prediction.levels, row.size) > 0
-        truth = _truth(archives, row) > 0
-        picture = encode_jpeg(pictures.panels(image, mask, truth))
-        number = rank if kind == "worst" else rank - kinds.index("random")
-        shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
-        path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
-        with files.written_whole(path) as temporary:
-            temporary.write_bytes(picture)
-        yield pictures.picture(row.sample_id, kind, image, mask, truth)
-
-
-def _write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with files.written_whole(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write_masks(path: Path, texts: Sequence[tuple[str, str]]) -> None:
-    """A submission of the fold's own images, for `pipeline.score`."""
-    rows = "".join(f"{name},{text}\n" for name, text in texts)
-    files.write_text(path, f"img,rle_mask\n{rows}")
+from pipeline.support.pictures import Kind, Picture, encode_jpeg
 
 
 @hardware.explain_failures()
@@ -153,85 +36,90 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     hardware.reuse_freed_memory()
     network = model.load(paths.model(fold))
     description = network.description
-    if description.fold != fold:
+    _check_fold(paths.model(fold), description.fold, fold)
+    rows = samples.held_out(samples.read(paths.samples), fold)
+    samples.check_classes(rows, description.classes, paths.samples)
+    if masks and description.classes > 1:
         raise UserError(
-            f"{paths.model(fold)}: trained without fold {description.fold}, expected fold {fold}; "
-            f"its score on this fold would not be out-of-fold"
+            f"--masks: run-length masks hold one class, but the samples have "
+            f"{description.classes}; leave it out"
         )
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     if runtime.deterministic:
         hardware.make_deterministic()
-    archives = Archives(paths.raw)
-    rows = samples.held_out(samples.read(paths.samples), fold)
     workers = hardware.workers(runtime.workers)
-    samples.check_classes(rows, description.classes, paths.samples)
+    name = str(paths.model(fold))
+    predictor = Predictor.of({name: network}, settings.tta, fabric, runtime.batch_size, workers)
+    archives = Archives(paths.raw)
 
-    predictor = Predictor.of(
-        {str(paths.model(fold)): network}, settings.tta, fabric, runtime.batch_size, workers
-    )
+    def judge(prediction: Prediction) -> tuple[Judged, str]:
+        return _judge(prediction, archives, with_text=masks is not None)
 
-    def predict(some: Sequence[Sample]) -> Iterator[Prediction]:
-        return predictor.predict(some, archives)
-
-    measures_file = paths.measures(fold)
-    if description.classes == 1:
-        counts, scores = _one_class(predict(rows), archives, rows, measures_file, masks, workers)
-    else:
-        counts, scores = _several_classes(
-            predict(rows), archives, rows, measures_file, masks, workers
-        )
+    predictions = predictor.predict(rows, archives)
+    shown = tqdm(predictions, total=len(rows), desc="validate", unit="img")
+    found = list(concurrency.ordered(judge, shown, max(1, workers)))
+    judged = [one for one, _ in found]
+    scores = [one.dice for one in judged]
     chosen = pictures.choose(scores, settings.worst, settings.random, fold)
-    overlays = paths.overlays(fold)
-    if overlays.exists():
-        shutil.rmtree(overlays)
-    overlays.mkdir(parents=True)
-    kinds = [kind for _, kind in chosen]
-    again = predict([rows[index] for index, _ in chosen])
-    pictures.write(paths.gallery(fold), _draw(overlays, kinds, again, archives))
-    out_of_fold.write(paths.counts(fold), rows, counts)
+    again = predictor.predict([rows[index] for index, _ in chosen], archives)
+    _draw(paths, fold, [kind for _, kind in chosen], again, archives)
+    if masks:
+        lines = (f"{base_name(one.row.image)},{text}\n" for one, text in found)
+        files.write_text(masks, f"{mask_rows.HEADER}\n{''.join(lines)}")
+    out_of_fold.write(paths, fold, judged)
     at = " at 0.5" if description.classes == 1 else f", mean of {description.classes} classes"
     print(f"fold {fold}: out-of-fold Dice {np.mean(scores):.5f}{at}, {len(rows)} images")
 
 
-def _one_class(
-    predictions: Iterator[Prediction],
-    archives: Archives,
-    rows: Sequence[Sample],
-    out: Path,
-    masks: Path | None,
-    threads: int,
-) -> tuple[npt.NDArray[np.int64], list[float]]:
-    """Count, write measures and masks; return the counts and the Dice of each image at 0.5."""
-    texts: list[tuple[str, str]] = []
-
-    def keep(row: Sample, text: str) -> None:
-        if masks:
-            texts.append((base_name(row.image), text))
-
-    counts, measured = validate(predictions, archives, len(rows), keep, threads)
-    if masks:
-        _write_masks(masks, texts)
-    measures.write(out, measured)
-    return counts, [one.dice for one in measured]
-
-
-def _several_classes(
-    predictions: Iterator[Prediction],
-    archives: Archives,
-    rows: Sequence[Sample],
-    out: Path,
-    masks: Path | None,
-    threads: int,
-) -> tuple[npt.NDArray[np.int64], list[float]]:
-    """Count, write scores; return the counts and the mean Dice of each image."""
-    if masks:
+def _check_fold(path: Path, trained: int, fold: int) -> None:
+    if trained != fold:
         raise UserError(
-            f"--masks: run-length masks hold one class, but the samples have {rows[0].classes}; "
-            f"leave it out"
+            f"{path}: trained without fold {trained}, expected fold {fold}; "
+            f"its score on this fold would not be out-of-fold"
         )
-    counts = validate_classes(predictions, archives, len(rows), rows[0].classes, threads)
-    names = [label.name for label in rows[0].labels]
-    scores = class_scores.of_images(names, counts)
-    told = zip(rows, scores, strict=True)
-    _write_scores(out, [{"sample_id": row.sample_id, **one} for row, one in told])
-    return counts, [one["dice"] for one in scores]
+
+
+def _judge(prediction: Prediction, archives: Archives, with_text: bool) -> tuple[Judged, str]:
+    """Compare a prediction with the true mask; of one class, with its run-length text at 0.5."""
+    if prediction.error:
+        raise UserError(prediction.error)
+    row, truth = prediction.row, _truth(archives, prediction.row)
+    if row.classes > 1:
+        classes = scale.decide(prediction.levels, row.size)
+        return out_of_fold.judge_classes(row, classes, truth), ""
+    found = scale.full_resolution(prediction.levels, row.size)
+    text = rle.encode(found >= scale.HALF) if with_text else ""
+    return out_of_fold.judge_levels(row, found, truth), text
+
+
+def _truth(archives: Archives, row: Sample) -> UInt8:
+    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
+
+
+def _draw(
+    paths: Paths, fold: int, kinds: Sequence[Kind], predictions: Iterator[Prediction],
+    archives: Archives,
+) -> None:  # fmt: skip
+    """Write an overlay an image, named by kind and rank, and the gallery of their layers.
+
+    They show the foreground; with several classes, all but the first: the name says `not-<it>`.
+    """
+    folder = paths.overlays(fold)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+    def drawn() -> Iterator[Picture]:
+        for rank, (kind, prediction) in enumerate(zip(kinds, predictions, strict=True), start=1):
+            row = prediction.row
+            image = decode_image(archives.read(row.image), row.size, row.image)
+            mask = scale.decide(prediction.levels, row.size) > 0
+            truth = _truth(archives, row) > 0
+            number = rank if kind == "worst" else rank - kinds.index("random")
+            shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
+            path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
+            with files.written_whole(path) as temporary:
+                temporary.write_bytes(encode_jpeg(pictures.panels(image, mask, truth)))
+            yield pictures.picture(row.sample_id, kind, image, mask, truth)
+
+    pictures.write(paths.gallery(fold), drawn())

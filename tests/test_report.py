@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_archives, write_yaml
 from pages import Opened, looked_at
@@ -24,10 +23,12 @@ from pipeline.__main__ import main
 from pipeline.data import samples
 from pipeline.data.rows import HEADER
 from pipeline.data.samples import Entry, Sample
-from pipeline.evaluation import measures, out_of_fold
-from pipeline.evaluation.measures import Measures
+from pipeline.evaluation import out_of_fold
+from pipeline.evaluation.out_of_fold import Judged, Measures
 from pipeline.masks import rle
 from pipeline.metrics.dice import count_levels
+from pipeline.paths import Paths
+from pipeline.recipe.schema import Tune
 from pipeline.support import pictures
 from sample import archives
 
@@ -118,33 +119,32 @@ def write_out_of_fold(
     folder: Path, rows: list[Sample], pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     generator = np.random.default_rng(0)
-    counts, measured = [], []
+    judged = []
     for row in rows:
         truth = tiny_mask(int(row.group)) > 0
         noise = generator.normal(0, 20 + int(row.group), truth.shape)
         levels = np.clip(np.where(truth, 190, 70) + noise, 0, 255).astype(np.uint8)
-        counts.append(count_levels(levels, truth))
         half = float(2 * (truth & (levels >= 128)).sum() / (truth.sum() + (levels >= 128).sum()))
-        measured.append(Measures(row.sample_id, half, half, 900, 1000, int(row.group) + 1, 0.05))
-    settings = {"threshold": "auto", "bootstrap": 100, "seed": 0}
-    largest = np.array([one.dice_largest for one in measured])
-    result, scores = tune.tune(np.stack(counts), rows, largest, **settings)
-    images = tune._image_table(rows, np.stack(counts), scores, result.level, measured)
-    curve = pd.DataFrame({"threshold": np.arange(256) / 256, "dice": scores.mean(axis=0)})
-    tune._write_tables(folder / "eval", images, curve, ["dice_at_half"])
-    (folder / "eval/metrics.json").write_text(json.dumps(vars(result)))
+        measures = Measures(row.sample_id, half, half, 900, 1000, int(row.group) + 1, 0.05)
+        judged.append(Judged(row, count_levels(levels, truth), half, measures))
+    paths = Paths.of(
+        "tiny",
+        {
+            "samples": folder / "samples.csv",
+            "oof": folder / "oof",
+            "evaluation": folder / "eval",
+        },
+    )
+    for fold in range(FOLDS):
+        out_of_fold.write(paths, fold, [one for one in judged if one.row.fold == fold])
+    settings = Tune(threshold="auto", bootstrap=100, seed=0)
+    tune.write(paths, tune.choose_threshold(out_of_fold.read(paths, range(FOLDS)), settings))
     layers = [
         pictures.picture("", "worst", image, shifted(mask, 3 * i), mask)
         for i, (image, mask) in enumerate(pairs)
     ]
     for fold in range(FOLDS):
         mine = [i for i, row in enumerate(rows) if row.fold == fold]
-        measures.write(folder / f"oof/fold{fold}-measures.csv", [measured[i] for i in mine])
-        out_of_fold.write(
-            folder / f"oof/fold{fold}.npz",
-            [rows[i] for i in mine],
-            np.stack([counts[i] for i in mine]),
-        )
         drawn = [
             pictures.Picture(
                 rows[i].sample_id, "random" if number % 4 == 0 else "worst",

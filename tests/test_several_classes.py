@@ -109,6 +109,6 @@ def test_counts_of_one_class_are_refused(finished: Path, monkeypatch: pytest.Mon
         ids = content["sample_id"]
     np.savez(path, sample_id=ids, counts=np.ones((1, 2, 256), np.int64))
     monkeypatch.chdir(finished)
-    with pytest.raises(SystemExit, match=r"fold0\.npz: found counts of shape \(1, 2, 256\)"):
+    with pytest.raises(SystemExit, match=r"fold0\.npz: found counts of int64 \(1, 2, 256\)"):
         run("tune")
     path.write_bytes(kept)

@@ -28,9 +28,9 @@ from conftest import (
 )
 
 from pipeline.data import rows as mask_rows
-from pipeline.evaluation import measures
+from pipeline.evaluation.out_of_fold import Measures
 from pipeline.masks import submission
-from pipeline.support import files, pictures
+from pipeline.support import files, pictures, table
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text()
@@ -123,7 +123,7 @@ def test_the_first_run_leaves_every_result(finished: Project) -> None:
         content = np.load(finished.folder / f"oof/tiny/fold{fold}.npz")
         assert content["sample_id"].tolist() == held_out
         assert (content["counts"].sum(axis=(1, 2)) == 64 * 96).all()
-        measured = measures.read(finished.folder / f"oof/tiny/fold{fold}-measures.csv")
+        measured = table.read(finished.folder / f"oof/tiny/fold{fold}-measures.csv", Measures, "")
         assert [one.sample_id for one in measured] == held_out
         drawn = pictures.read(finished.folder / f"oof/tiny/fold{fold}-gallery.zip")
         assert [one.kind for one in drawn] == ["worst"] * 4 + ["random"] * 2
@@ -240,7 +240,7 @@ def test_the_score_of_a_fold_is_the_scorer_s(broken: Project) -> None:
     assert done.returncode == 0, done.stderr
     with (broken.folder / "scores.csv").open() as stream:
         scores = {row["img"]: float(row["dice"]) for row in csv.DictReader(stream)}
-    measured = measures.read(broken.folder / "oof/tiny/fold0-measures.csv")
+    measured = table.read(broken.folder / "oof/tiny/fold0-measures.csv", Measures, "")
     assert scores == {f"{one.sample_id}.jpg": one.dice for one in measured}
 
 

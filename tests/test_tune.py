@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +6,14 @@ import pandas as pd
 import pytest
 
 from pipeline import tune
-from pipeline.data import samples
-from pipeline.data.samples import Sample
-from pipeline.evaluation import measures, out_of_fold
-from pipeline.evaluation.measures import Measures
+from pipeline.data.samples import Label, Sample
+from pipeline.evaluation.out_of_fold import Measures, OutOfFold
 from pipeline.levels import scale
+from pipeline.levels.scale import HALF
+from pipeline.metrics import classes
 from pipeline.metrics.dice import count_levels, dice
-from pipeline.support.errors import UserError
-
-NO_PARTS = np.zeros(24)  # of images in `rows`
+from pipeline.paths import Paths
+from pipeline.recipe.schema import Tune
 
 
 def rows(cars: int = 6, views: int = 4, folds: int = 3) -> list[Sample]:
@@ -38,10 +38,18 @@ def counted(probabilities: list[np.ndarray], truths: list[np.ndarray]) -> np.nda
     return np.stack([count_levels(scale.of(probability), truth) for probability, truth in pairs])
 
 
+def tuned(
+    table: list[Sample], counts: np.ndarray, threshold: object = "auto", largest: float = 0.0
+) -> tune.Tuned:
+    measures = [Measures(row.sample_id, 0.5, largest, 10, 10, 1, 0.1) for row in table]
+    settings = Tune.model_validate({"threshold": threshold, "bootstrap": 300, "seed": 0})
+    return tune.choose_threshold(OutOfFold(table, counts, measures), settings)
+
+
 def test_a_threshold_that_is_not_half_is_found() -> None:
     table = rows()
-    counts = counted(*maps(len(table), best=170 / 256))
-    result, scores = tune.tune(counts, table, NO_PARTS, "auto", bootstrap=200, seed=0)
+    found = tuned(table, counted(*maps(len(table), best=170 / 256)))
+    result = found.result
     assert result.level == 170 and result.threshold == 170 / 256
     assert result.threshold_low == result.threshold == result.threshold_high, "no car differs"
     assert result.dice == 1.0 == result.worst
@@ -49,7 +57,8 @@ def test_a_threshold_that_is_not_half_is_found() -> None:
     assert result.gain == pytest.approx(1 - result.dice_at_half) and result.gain > 0.1
     assert result.honest_gain == pytest.approx(result.gain), "the other folds agree"
     assert (result.images, result.groups, result.folds) == (24, 6, 3)
-    assert scores.shape == (24, 256)
+    assert found.curve["dice"][170] == 1 and found.curve["threshold"][170] == 170 / 256
+    assert "threshold 0.6641: out-of-fold Dice 1.00000 (1.00000 to 1.00000), +0." in found.line
 
 
 def test_an_interval_covers_the_best_threshold_of_cars_that_differ() -> None:
@@ -62,11 +71,11 @@ def test_an_interval_covers_the_best_threshold_of_cars_that_differ() -> None:
         for probability, row in zip(probabilities, table, strict=True)
     ]
     counts = counted(probabilities, truths)
-    result, scores = tune.tune(counts, table, np.zeros(120), "auto", bootstrap=500, seed=0)
+    result = tuned(table, counts).result
     assert 150 / 256 < result.threshold_low <= 160 / 256 <= result.threshold_high < 170 / 256
     assert result.threshold_low < result.threshold_high
     assert 0 < result.gain_low < result.gain < result.gain_high
-    fixed, _ = tune.tune(counts, table, np.zeros(120), 0.5, bootstrap=500, seed=0)
+    fixed = tuned(table, counts, 0.5).result
     assert (fixed.level, fixed.gain, fixed.gain_low, fixed.gain_high) == (128, 0, 0, 0)
     assert (fixed.threshold_low, fixed.threshold_high) == (
         result.threshold_low, result.threshold_high,
@@ -75,25 +84,25 @@ def test_an_interval_covers_the_best_threshold_of_cars_that_differ() -> None:
 
 def test_the_gain_of_the_largest_part_is_told() -> None:
     table = rows()
-    counts = counted(*maps(len(table), best=0.5))
-    result, scores = tune.tune(counts, table, np.full(24, 0.75), "auto", bootstrap=50, seed=0)
-    assert result.gain_largest == pytest.approx(0.75 - scores[:, 128].mean())
+    found = tuned(table, counted(*maps(len(table), best=0.5)), largest=0.75)
+    assert found.result.gain_largest == pytest.approx(0.75 - found.images["dice_at_half"].mean())
 
 
 def test_scores_are_those_of_the_maps_themselves() -> None:
     table = rows()
     probabilities, truths = maps(len(table), best=0.4)
-    result, _ = tune.tune(
-        counted(probabilities, truths), table, NO_PARTS, 0.6, bootstrap=50, seed=0
-    )
+    found = tuned(table, counted(probabilities, truths), 0.6)
+    result = found.result
     assert result.level == 154 and result.threshold == 154 / 256
-    pairs = zip(probabilities, truths, strict=True)
-    by_hand = [dice(probability >= 154 / 256, truth) for probability, truth in pairs]
-    assert result.dice == pytest.approx(np.mean(by_hand), abs=1e-12)
     masks = [
         (probability >= 154 / 256, truth)
         for probability, truth in zip(probabilities, truths, strict=True)
     ]
+    by_hand = [dice(*pair) for pair in masks]
+    assert result.dice == pytest.approx(np.mean(by_hand), abs=1e-12)
+    assert found.images["dice"].tolist() == by_hand
+    assert found.images["area"].tolist() == [mask.sum() for mask, _ in masks]
+    assert found.images["true_area"].tolist() == [truth.sum() for _, truth in masks]
     assert result.accuracy == pytest.approx(np.mean([found == true for found, true in masks]))
     ious = [(found & true).sum() / (found | true).sum() for found, true in masks]
     assert result.iou == pytest.approx(np.mean(ious))
@@ -109,61 +118,69 @@ def test_the_interval_is_over_cars() -> None:
     for index, row in enumerate(table):
         if row.group == "0":
             truths[index] = ~truths[index]  # one car is all wrong
-    result, _ = tune.tune(
-        counted(probabilities, truths), table, np.zeros(32), 0.5, bootstrap=500, seed=0
-    )
+    result = tuned(table, counted(probabilities, truths), 0.5).result
     assert result.dice_low < result.dice < result.dice_high
     assert result.dice_low == pytest.approx(5 / 8, abs=0.13)
-    again, _ = tune.tune(
-        counted(probabilities, truths), table, np.zeros(32), 0.5, bootstrap=500, seed=0
-    )
-    assert again == result
+    assert tuned(table, counted(probabilities, truths), 0.5).result == result
+
+
+def of_classes(groups: list[str], folds: list[int]) -> OutOfFold:
+    """Pictures of three classes that are the better, the higher their number."""
+    generator = np.random.default_rng(0)
+    labels = (Label("background", 0), Label("pet", 1), Label("border", 2))
+    table, counts = [], []
+    for number, (group, fold) in enumerate(zip(groups, folds, strict=True)):
+        truth = generator.choice(3, size=(20, 30), p=[0.6, 0.3, 0.1]).astype(np.uint8)
+        other = generator.integers(3, size=truth.shape).astype(np.uint8)
+        wrong = generator.random(truth.shape) < 0.5 - number / 100
+        counts.append(classes.count(np.where(wrong, other, truth), truth, 3))
+        row = Sample(f"p{number}", "train", group, "", "", fold, 20, 30, 0.3, labels=labels)
+        table.append(row)
+    return OutOfFold(table, np.stack(counts), [])
+
+
+def test_figures_of_classes_are_means_over_images() -> None:
+    given = of_classes([str(k) for k in range(12)], [0, 1] * 6)
+    found = tune.score_classes(given, Tune(threshold="auto", bootstrap=200, seed=0))
+    result = found.result
+    accuracy, by_class, iou = classes.scores(given.counts)
+    assert result.threshold is None
+    assert result.accuracy == pytest.approx(accuracy.mean())
+    assert result.dice == pytest.approx(by_class.mean())
+    assert result.iou == pytest.approx(iou.mean())
+    for index, name in enumerate(given.names):
+        assert result.classes[name]["dice"] == pytest.approx(by_class[:, index].mean())
+        assert result.classes[name]["iou"] == pytest.approx(iou[:, index].mean())
+        assert result.classes[name]["iou_low"] < result.classes[name]["iou"]
+    assert result.dice_low < result.dice < result.dice_high
+    assert result.dice_by_fold["1"] == pytest.approx(by_class[1::2].mean())
+    assert result.accuracy_by_fold["0"] == pytest.approx(accuracy[::2].mean())
+    assert result.worst == pytest.approx(by_class.mean(axis=1).min())
+    assert (result.majority, result.images, result.groups, result.folds) == (
+        "background", 12, 12, 2,
+    )  # fmt: skip
+    assert result.majority_accuracy == pytest.approx(0.6, abs=0.05)
+    assert len(found.curve) == 0 and found.images["dice_pet"].tolist() == by_class[:, 1].tolist()
+    assert "always background: accuracy" in found.line
+
+
+def test_intervals_of_classes_are_over_groups() -> None:
+    """The same images in two groups say less than in twelve."""
+    settings = Tune(threshold="auto", bootstrap=200, seed=0)
+    few = tune.score_classes(of_classes(["a"] * 6 + ["b"] * 6, [0] * 12), settings).result
+    one = tune.score_classes(of_classes(["a"] * 12, [0] * 12), settings).result
+    assert few.accuracy_low < few.accuracy < few.accuracy_high
+    assert one.accuracy_low == one.accuracy_high == pytest.approx(one.accuracy)
 
 
 def test_an_honest_gain_does_not_look_at_its_own_fold() -> None:
     """The best level of each fold is bad for the other."""
     scores = np.zeros((4, 256))
     scores[:2, 100], scores[2:, 200] = 1.0, 1.0
-    scores[:, tune.HALF] = 0.5
+    scores[:, HALF] = 0.5
     gain = tune.honest_gain(scores, np.array([0, 0, 1, 1]))
     assert gain == pytest.approx(-0.5)
     assert tune.honest_gain(scores, np.zeros(4, int)) is None, "nothing to choose on"
-
-
-def test_counts_of_other_images_are_refused(tmp_path: Path) -> None:
-    table = rows()
-    held_out = samples.held_out(table, 0)
-    path = tmp_path / "fold0.npz"
-    np.savez(path, counts=np.zeros((8, 2, 256)), sample_id=[row.sample_id for row in held_out])
-    assert out_of_fold.read(tmp_path, [0], table)[1] == held_out
-    np.savez(path, counts=np.zeros((8, 2, 256)), sample_id=["other"] * 8)
-    with pytest.raises(UserError, match=r"fold0\.npz: found 8 images that are not the 8 of fold 0"):
-        out_of_fold.read(tmp_path, [0], table)
-    with pytest.raises(UserError, match=r"fold1\.npz: .*run the validate stage of this fold"):
-        out_of_fold.read(tmp_path, [1], table)
-    whole = path.read_bytes()
-    for damaged in (b"", b"no archive", whole[:100], whole[:-30]):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match="run the validate stage of this fold"):
-            out_of_fold.read(tmp_path, [0], table)
-
-
-def measured(sample_id: str) -> Measures:
-    return Measures(sample_id, 0.5, 0.5, 10, 10, 1, 0.1)
-
-
-def test_measures_of_other_images_are_refused(tmp_path: Path) -> None:
-    table = rows(cars=3)[:4]
-    path = tmp_path / "fold0-measures.csv"
-    measures.write(path, [measured(row.sample_id) for row in table])
-    assert [one.sample_id for one in measures.read_folds(tmp_path, [0], table)] == [
-        row.sample_id for row in table
-    ]
-    with pytest.raises(UserError, match="of 4 images that are not the 3 of"):
-        measures.read_folds(tmp_path, [0], table[:3])
-    path.write_text("sample_id,dice\n")
-    with pytest.raises(UserError, match=r"fold0-measures\.csv: found columns .*run the validate"):
-        measures.read_folds(tmp_path, [0], table)
 
 
 def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
@@ -171,7 +188,10 @@ def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
     images["view"], images["fold"] = ["01", "02", "01"], [1, 1, 0]
     images["dice"], images["dice_at_half"] = [0.9, 0.8, 0.7], [0.8, 0.8, 0.8]
     curve = pd.DataFrame({"threshold": [0.5], "dice": [0.8]})
-    tune._write_tables(tmp_path, images, curve, ["dice_at_half"])
+    result = tuned(rows(), counted(*maps(24, best=0.5))).result
+    paths = Paths.of("tiny", {"evaluation": tmp_path})
+    found = tune.Tuned(result, "", images, curve, ["dice_at_half"])
+    tune.write(paths, found)
     columns = "images,dice,dice_at_half,worst,worst_image"
     assert (tmp_path / "groups.csv").read_text().splitlines() == [
         f"group,{columns}",
@@ -182,5 +202,6 @@ def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
         "01,2,0.80000000,0.80000000,0.70000000,b_01"
     )
     assert (tmp_path / "folds.csv").read_text().splitlines()[1].startswith("0,1,0.7")
-    tune._write_tables(tmp_path, images.assign(view=""), curve, ["dice_at_half"])
+    assert json.loads(paths.metrics.read_text())["level"] == result.level
+    tune.write(paths, found._replace(images=images.assign(view="")))
     assert (tmp_path / "views.csv").read_text() == f"view,{columns}\n"

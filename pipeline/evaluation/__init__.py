@@ -1,1 +1,1 @@
-"""What is known of out-of-fold predictions: counts, measures, and means by fold, view and group."""
+"""What is known of held-out images, means of it by fold, view and group, and what was decided."""

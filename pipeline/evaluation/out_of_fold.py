@@ -1,62 +1,199 @@
-"""The counts of a fold's held-out images, as `validate` writes and `tune` reads them."""
+"""Held-out images beside their true masks: what `validate` writes down of each, and its reader.
 
+Of one class that is the number of pixels at each probability level, from which the score at every
+threshold follows, and measures of the mask at 0.5. Of several classes it is the number of pixels
+by true and predicted class.
+"""
+
+import dataclasses
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from pipeline.data import samples
 from pipeline.data.samples import Sample
-from pipeline.levels.scale import LEVELS
+from pipeline.levels.scale import HALF, LEVELS
+from pipeline.masks import parts, runs
+from pipeline.metrics import classes
+from pipeline.metrics.dice import count_levels, dice_by_threshold
+from pipeline.paths import Paths
+from pipeline.support import files, table
+from pipeline.support.arrays import Int64, Mask, UInt8
 from pipeline.support.errors import UserError
-from pipeline.support.files import written_whole
+
+# Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
+UNCERTAIN = slice(13, 243)
+
+_ADVICE = "run the validate stage of this fold again"
+# What numpy raises on archives with any byte changed.
+_DAMAGE = (
+    OSError, EOFError, KeyError, TypeError, ValueError, SyntaxError, RuntimeError, MemoryError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
-def shape(row: Sample) -> tuple[int, int]:
-    """Of one image's counts: by truth and level, or, of several classes, by truth and prediction.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measures:
+    """One image of one class, its prediction cut at 0.5, at full resolution.
 
-    See `pipeline.metrics.dice.count_levels` and `pipeline.metrics.confusion.count`.
+    `dice_largest` is the Dice of the prediction's largest connected part alone. `area` and
+    `true_area` are foreground pixels, `parts` the number of connected parts predicted,
+    `uncertain` the share of pixels (0..1) with a probability of 0.05 to 0.95 (`UNCERTAIN`).
     """
-    return (2, LEVELS) if row.classes == 1 else (row.classes, row.classes)
+
+    sample_id: str
+    dice: float
+    dice_largest: float
+    area: int
+    true_area: int
+    parts: int
+    uncertain: float = dataclasses.field(metadata=table.cells(digits=6))
 
 
-def write(path: Path, rows: Sequence[Sample], counts: NDArray[np.int64]) -> None:
-    """Write the counts (N, ...) of `rows`, in one step."""
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream, sample_id=np.array([row.sample_id for row in rows]), counts=counts
-        )
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """One held-out image compared with its true mask.
+
+    `counts` is int64 (2, 256), see `pipeline.metrics.dice.count_levels`, or of several classes
+    (C, C), see `pipeline.metrics.classes.count`. `dice` is its score: at 0.5, or the mean of all
+    classes. `measures` are of one class alone: of several, the counts say it all.
+    """
+
+    row: Sample
+    counts: Int64
+    dice: float
+    measures: Measures | None
 
 
-def read(
-    folder: Path, folds: Sequence[int], table: Sequence[Sample]
-) -> tuple[NDArray[np.int64], list[Sample]]:
-    """The counts of all folds and their rows, in the order of folds and of `table`.
+@dataclasses.dataclass(frozen=True)
+class OutOfFold:
+    """All held-out images of some folds, in the order of folds and of the table of samples.
+
+    `counts` is (N, 2, 256) or (N, C, C), `measures` has N rows, or none of several classes.
+    """
+
+    rows: Sequence[Sample]
+    counts: Int64
+    measures: Sequence[Measures]
+
+    @property
+    def names(self) -> list[str]:
+        """What the classes are called, background first."""
+        return [label.name for label in self.rows[0].labels]
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The group of each image, (N,)."""
+        return np.array([row.group for row in self.rows])
+
+    @property
+    def folds(self) -> np.ndarray:
+        """The fold of each image, (N,)."""
+        return np.array([row.fold for row in self.rows])
+
+
+def judge_levels(row: Sample, levels: UInt8, truth: UInt8) -> Judged:
+    """Compare an image's probability levels (H, W) with its true mask, nonzero = foreground."""
+    counts = count_levels(levels, truth)
+    score = float(dice_by_threshold(counts[None])[0, HALF])
+    return Judged(row, counts, score, _measure(row, counts, score, levels >= HALF, truth))
+
+
+def judge_classes(row: Sample, prediction: UInt8, truth: UInt8) -> Judged:
+    """Compare an image's class indices (H, W) with the true ones."""
+    counts = classes.count(prediction, truth, row.classes)
+    return Judged(row, counts, float(classes.scores(counts[None]).dice.mean()), None)
+
+
+def _measure(row: Sample, counts: Int64, score: float, mask: Mask, truth: UInt8) -> Measures:
+    prediction = runs.of_mask(mask)
+    found = parts.measure(prediction, row.width)
+    alone = score
+    if found.count > 1:
+        alone = runs.dice(parts.largest_runs(prediction, row.width), runs.of_mask(truth))
+    return Measures(
+        sample_id=row.sample_id,
+        dice=score,
+        dice_largest=alone,
+        area=found.area,
+        true_area=int(counts[1].sum()),
+        parts=found.count,
+        uncertain=float(counts[:, UNCERTAIN].sum() / counts.sum()),
+    )
+
+
+def write(paths: Paths, fold: int, judged: Sequence[Judged]) -> None:
+    """Write counts and measures of a fold's images, each in one step."""
+    ids = [one.row.sample_id for one in judged]
+    counts = np.stack([one.counts for one in judged])
+    with files.written_whole(paths.counts(fold)) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, sample_id=np.array(ids), counts=counts)
+    measures = [one.measures for one in judged if one.measures]
+    if measures:
+        table.write(paths.measures(fold), Measures, measures)
+    else:
+        scores = pd.DataFrame(classes.table([label.name for label in judged[0].row.labels], counts))
+        scores.insert(0, "sample_id", ids)
+        files.write_text(paths.measures(fold), scores.to_csv(index=False, lineterminator="\n"))
+
+
+def read(paths: Paths, folds: Sequence[int]) -> OutOfFold:
+    """Read what was written of the held-out images of `folds`.
 
     Raises:
-        UserError: a fold's `fold<k>.npz` is missing, damaged, or not of its images.
+        UserError: a file of a fold is missing, damaged, or not of its images.
     """
-    counts, rows = [], []
+    every = samples.read(paths.samples)
+    rows, counts, measures = [], [], []
     for fold in folds:
-        path = folder / f"fold{fold}.npz"
-        held_out = samples.held_out(table, fold)
-        try:
-            with path.open("rb") as stream, np.load(stream) as content:
-                found, ids = content["counts"], content["sample_id"].tolist()
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
-        if ids != [row.sample_id for row in held_out]:
+        held_out = samples.held_out(every, fold)
+        if not held_out:
             raise UserError(
-                f"{path}: found {len(ids)} images that are not the {len(held_out)} of fold "
-                f"{fold} in samples.csv; run the validate stage of this fold again"
+                f"{paths.samples}: found no image that fold {fold} holds out; "
+                f"correct folds in params.yaml, or run the split stage again"
             )
-        if held_out and found.shape[1:] != shape(held_out[0]):
-            raise UserError(
-                f"{path}: found counts of shape {found.shape}, expected {shape(held_out[0])} an "
-                f"image; run the validate stage of this fold again"
-            )
-        counts.append(found)
         rows += held_out
-    return np.concatenate(counts), rows
+        counts.append(_read_counts(paths.counts(fold), held_out))
+        if held_out[0].classes == 1:
+            measures += _read_measures(paths.measures(fold), held_out)
+    return OutOfFold(rows, np.concatenate(counts), measures)
+
+
+def _read_counts(path: Path, held_out: Sequence[Sample]) -> Int64:
+    try:
+        with path.open("rb") as stream, np.load(stream) as content:
+            counts, ids = content["counts"], content["sample_id"].tolist()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the validate stage of this fold") from None
+    except _DAMAGE as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}); {_ADVICE}") from None
+    _check_images(path, ids, held_out)
+    number = held_out[0].classes
+    shape = (len(ids), 2, LEVELS) if number == 1 else (len(ids), number, number)
+    if counts.shape != shape or counts.dtype.kind != "i":
+        raise UserError(
+            f"{path}: found counts of {counts.dtype} {counts.shape}, expected integers {shape}; "
+            f"{_ADVICE}"
+        )
+    found: Int64 = counts.astype(np.int64, copy=False)
+    return found
+
+
+def _read_measures(path: Path, held_out: Sequence[Sample]) -> list[Measures]:
+    found = table.read(path, Measures, _ADVICE)
+    _check_images(path, [one.sample_id for one in found], held_out)
+    return found
+
+
+def _check_images(path: Path, ids: Sequence[str], held_out: Sequence[Sample]) -> None:
+    if ids != [row.sample_id for row in held_out]:
+        raise UserError(
+            f"{path}: found {len(ids)} images that are not the {len(held_out)} of fold "
+            f"{held_out[0].fold} in samples.csv; {_ADVICE}"
+        )

@@ -56,3 +56,8 @@ def decide(levels: UInt8, size: Size, level: int = HALF) -> UInt8:
         found[resized > highest] = index
         np.maximum(highest, resized, out=highest)
     return found
+
+
+def nearest(threshold: float) -> int:
+    """Return the level k whose threshold k/256 is nearest to `threshold`, at most 255."""
+    return min(LEVELS - 1, round(LEVELS * threshold))

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.levels.scale import LEVELS
+from pipeline.support.arrays import Float64, Int64, Mask, UInt8
+
+CONFIDENCE = 0.95  # of all intervals
 
 
-def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+def dice(prediction: Mask, truth: Mask) -> float:
     """Return 2 |X and Y| / (|X| + |Y|) of two (H, W) bool masks; 1 when both are empty.
 
     Source: the evaluation page of the Carvana competition, whose score is the mean of this
@@ -22,9 +25,7 @@ def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
 
 
-def count_levels(
-    levels: NDArray[np.uint8], truth: NDArray[np.bool_] | NDArray[np.uint8]
-) -> NDArray[np.int64]:
+def count_levels(levels: UInt8, truth: Mask | UInt8) -> Int64:
     """Count the pixels of an image at each level.
 
     Args:
@@ -47,7 +48,7 @@ def count_levels(
     return counts
 
 
-def dice_by_threshold(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def dice_by_threshold(counts: Int64) -> Float64:
     """Return each image's Dice at the thresholds k/256, k = 0..255, from its level counts.
 
     Args:
@@ -63,7 +64,7 @@ def dice_by_threshold(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(total > 0, 2 * overlap / np.maximum(total, 1), 1.0)
 
 
-def flattened_dice(counts: NDArray[np.int64]) -> float:
+def flattened_dice(counts: Int64) -> float:
     """Return the Dice of all pixels of all images together, of probabilities, not of masks.
 
     (2 sum(p y) + 1) / (sum(p) + sum(y) + 1), with each probability p to 1/255. Large masks
@@ -80,7 +81,7 @@ def flattened_dice(counts: NDArray[np.int64]) -> float:
     return float((2 * (foreground @ probability) + 1) / (predicted + foreground.sum() + 1))
 
 
-def best_threshold(mean_dice: NDArray[np.float64]) -> int:
+def best_threshold(mean_dice: Float64) -> int:
     """Return the level k, 0 to 255, with the highest mean Dice of (256,).
 
     Of equal ones the nearest to 128 wins, then the lower: a probability of 0.5 is where a
@@ -94,7 +95,7 @@ def best_threshold(mean_dice: NDArray[np.float64]) -> int:
 
 def resample_groups(
     values: NDArray[np.floating], groups: NDArray[np.generic], repeats: int, seed: int
-) -> NDArray[np.float64]:
+) -> Float64:
     """Return bootstrap resamples of the mean of `values` over whole groups.
 
     Images of one car resemble each other, so cars are drawn (with replacement, as many as
@@ -122,18 +123,18 @@ def resample_groups(
         drawn = random.integers(len(labels), size=len(labels))
         times[i] = np.bincount(drawn, minlength=len(labels))
     images = times @ np.bincount(group_of)
-    means: NDArray[np.float64] = ((times @ sums).T / images).T
+    means: Float64 = ((times @ sums).T / images).T
     return means
 
 
-def interval(values: NDArray[np.floating], confidence: float) -> tuple[float, float]:
+def interval(values: NDArray[np.floating], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the percentiles between which a share `confidence` (0 to 1) of `values` lies."""
     assert 0 < confidence < 1, f"confidence {confidence}; expected between 0 and 1"
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def _check_masks(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
+def _check_masks(prediction: Mask, truth: Mask) -> None:
     assert prediction.shape == truth.shape, f"prediction {prediction.shape}, truth {truth.shape}"
     both_bool = prediction.dtype == truth.dtype == np.bool_
     assert both_bool, f"masks are bool, not {prediction.dtype} and {truth.dtype}"
@@ -146,7 +147,7 @@ def _rotated(word: np.uint64) -> np.uint64:
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(levels: NDArray[np.uint64], truth: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _count(levels: NDArray[np.uint64], truth: NDArray[np.uint64]) -> Int64:
     """Count eight pixels a word, 64 at a time where all of them are alike.
 
     About 95 % of the pixels of a trained network are in the first or the last level.
@@ -165,7 +166,7 @@ def _count(levels: NDArray[np.uint64], truth: NDArray[np.uint64]) -> NDArray[np.
 
 
 @numba.njit(nogil=True, cache=True)
-def _count_word(levels: np.uint64, truth: np.uint64, counts: NDArray[np.int64]) -> None:
+def _count_word(levels: np.uint64, truth: np.uint64, counts: Int64) -> None:
     byte = np.uint64(255)
     if levels == _rotated(levels) and truth == _rotated(truth):
         counts[np.intp(truth != 0), levels & byte] += 8

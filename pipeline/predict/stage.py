@@ -19,7 +19,8 @@ from pipeline.data import samples
 from pipeline.data.archives import Archives, base_name
 from pipeline.data.images import BadImageError
 from pipeline.data.samples import Sample
-from pipeline.evaluation import threshold as thresholds
+from pipeline.evaluation import decision
+from pipeline.levels import scale
 from pipeline.masks import submission as submissions
 from pipeline.networks import model
 from pipeline.networks.predictor import Predictor
@@ -145,7 +146,7 @@ def _run(
 ) -> None:
     """Predict `rows`, as one of Fabric's processes; the first puts all shares together."""
     settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
-    threshold = thresholds.read(paths.metrics)
+    threshold = decision.read_threshold(paths.metrics)
     hardware.reuse_freed_memory()
     mask_rows.find_sample(paths.raw)  # missing, it ends the run now and not after it
     for row in rows:
@@ -179,7 +180,7 @@ def _run(
         some, workers = chunks.samples(mine), hardware.workers(runtime.workers)
         waits = Timers()
         predictor = Predictor.of(models, recipe.validate_.tta, fabric, runtime.batch_size, workers)
-        level = thresholds.nearest_level(threshold)
+        level = scale.nearest(threshold)
         stream = masks(some, Archives(paths.raw), predictor, level, waits)
         batches = stack.enter_context(contextlib.closing(read_ahead(stream, AHEAD)))
         bar = stack.enter_context(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.data import samples
 from pipeline.data.samples import Sample
-from pipeline.evaluation import measures, out_of_fold
-from pipeline.evaluation.measures import UNCERTAIN
+from pipeline.evaluation import out_of_fold
+from pipeline.evaluation.out_of_fold import UNCERTAIN
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.report import sanity
@@ -89,9 +89,7 @@ class Results:
             UserError: a file is missing, damaged, or not what its stage writes.
         """
         table = samples.read(paths.samples)
-        counts, rows = out_of_fold.read(paths.oof, folds, table)
-        one_class = rows[0].classes == 1
-        measured = measures.read_folds(paths.oof, folds, rows) if one_class else []
+        found = out_of_fold.read(paths, folds)
         return cls(
             recipe=paths.recipe,
             settings=_settings(recipe),
@@ -100,9 +98,9 @@ class Results:
             trainings=[_training(paths, fold) for fold in folds],
             pictures=[one for fold in folds for one in pictures.read(paths.gallery(fold))],
             samples=table,
-            rows=rows,
-            counts=counts,
-            most_parts=max((one.parts for one in measured), default=0),
+            rows=list(found.rows),
+            counts=found.counts,
+            most_parts=max((one.parts for one in found.measures), default=0),
         )
 
     @property

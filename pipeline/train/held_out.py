@@ -18,7 +18,7 @@ from pipeline.data.archives import Archives
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.data.samples import Sample
 from pipeline.levels import scale
-from pipeline.metrics import confusion
+from pipeline.metrics import classes
 from pipeline.metrics.dice import dice
 from pipeline.networks.predictor import Prediction, Predictor
 from pipeline.support import concurrency, distributed
@@ -104,7 +104,7 @@ class HeldOut:
         if row.classes == 1:
             score = dice(mask, true_mask)
         else:
-            score = confusion.mean_dice(found, truth, row.classes)
+            score = classes.mean_dice(found, truth, row.classes)
         return row, score, self._picture(row, mask, true_mask) if row in shown else None
 
     def _classes(self, prediction: Prediction) -> tuple[UInt8, UInt8]:

@@ -1,27 +1,27 @@
-"""What pixels are taken for: counts by true and predicted class, and the scores they give.
+"""Scores of several classes, from counts of an image's pixels by true and predicted class.
 
-Of an image, the accuracy is the share of pixels whose class is right. A class's Dice is
+An image's accuracy is the share of its pixels whose class is right. A class's Dice is
 2 |X and Y| / (|X| + |Y|) of the pixels X predicted and Y true, its IoU |X and Y| / |X or Y|;
 both are 1 where neither prediction nor truth has the class.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pipeline.support.arrays import Float64, Int64, UInt8
 
 
 class Scores(NamedTuple):
     """Of N images: `accuracy` (N,), `dice` and `iou` (N, C), float64, the best is 1."""
 
-    accuracy: NDArray[np.float64]
-    dice: NDArray[np.float64]
-    iou: NDArray[np.float64]
+    accuracy: Float64
+    dice: Float64
+    iou: Float64
 
 
-def count(
-    prediction: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int
-) -> NDArray[np.int64]:
+def count(prediction: UInt8, truth: UInt8, classes: int) -> Int64:
     """Count an image's pixels by class: int64 (C, C), a row a true class, a column a predicted one.
 
     Args:
@@ -34,7 +34,7 @@ def count(
     return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
 
 
-def of_levels(counts: NDArray[np.int64], level: int) -> NDArray[np.int64]:
+def at_level(counts: Int64, level: int) -> Int64:
     """The counts (N, 2, 2) of a threshold, background first, from those at all levels (N, 2, 256).
 
     See `pipeline.metrics.dice.count_levels`.
@@ -43,7 +43,7 @@ def of_levels(counts: NDArray[np.int64], level: int) -> NDArray[np.int64]:
     return np.stack([background, foreground], axis=2)
 
 
-def scores(counts: NDArray[np.int64]) -> Scores:
+def scores(counts: Int64) -> Scores:
     """Score each image of the counts (N, C, C)."""
     right = np.diagonal(counts, axis1=1, axis2=2)  # N, C
     total = counts.sum(axis=1) + counts.sum(axis=2)
@@ -55,15 +55,24 @@ def scores(counts: NDArray[np.int64]) -> Scores:
     )
 
 
-def mean_dice(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> float:
+def mean_dice(prediction: UInt8, truth: UInt8, classes: int) -> float:
     """The mean over all classes, background included, of their Dice in one image (H, W)."""
     return float(scores(count(prediction, truth, classes)[None]).dice.mean())
 
 
-def shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def shares(counts: Int64) -> Float64:
     """The share of each true class, the mean over images: (C,).
 
     The largest is the accuracy of an answer that is this class everywhere.
     """
-    found: NDArray[np.float64] = (counts.sum(axis=2) / counts.sum(axis=(1, 2))[:, None]).mean(0)
+    found: Float64 = (counts.sum(axis=2) / counts.sum(axis=(1, 2))[:, None]).mean(0)
     return found
+
+
+def table(names: Sequence[str], counts: Int64) -> list[dict[str, float]]:
+    """One row an image: mean Dice of the classes, accuracy, mean IoU, and those of each class."""
+    accuracy, dice, iou = scores(counts)
+    headings = ["dice", "accuracy", "iou"]
+    headings += [f"{score}_{name}" for score in ("dice", "iou") for name in names]
+    values = np.column_stack([dice.mean(axis=1), accuracy, iou.mean(axis=1), dice, iou])
+    return [dict(zip(headings, row, strict=True)) for row in values.tolist()]
