@@ -36,6 +36,7 @@ import pytest
 
 STORAGE = "http://storage.test"
 TOKEN = "KGAT_good"
+KEY = "0123-an-older-key"
 COMPETITION = "carvana-image-masking-challenge"
 RULES = "You must accept this competition's rules before you'll be able to download files."
 
@@ -105,7 +106,7 @@ class Fault:
     rate: float | None = None  # bytes a second
 
 
-Reply = tuple[int, dict[str, Any], dict[str, str]]
+Reply = tuple[int, dict[str, Any] | None, dict[str, str]]  # None: an empty body
 
 
 class KaggleServer(http.server.ThreadingHTTPServer):
@@ -183,7 +184,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _authorised(self, method: str, body: dict[str, Any]) -> Reply | None:
         who = self.headers.get("Authorization", "")
-        key = "Basic " + base64.b64encode(b"alice:secret").decode()
+        key = "Basic " + base64.b64encode(f"alice:{KEY}".encode()).decode()
         if method != "IntrospectToken" and who not in {f"Bearer {TOKEN}", key}:
             return 401, {"code": 401, "message": "Unauthenticated"}, {}
         reply: Reply | None = getattr(self, method)(body)
@@ -374,9 +375,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if fault.rate:
                     time.sleep(len(piece) / fault.rate)
 
-    def _json(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    def _json(self, status: int, body: dict[str, Any] | None, headers: dict[str, str]) -> None:
         kind = {"Content-Type": "application/json"}
-        self._send(status, json.dumps(body).encode(), {**kind, **headers})
+        data = b"" if body is None else json.dumps(body).encode()
+        self._send(status, data, {**kind, **headers})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -427,6 +429,7 @@ def _is_dangerous(name: str) -> bool:
 @contextlib.contextmanager
 def serving(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
     """Run a server, with this process's environment turned to it; see the module's text."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back after each command
     server = KaggleServer()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

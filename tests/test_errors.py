@@ -50,3 +50,22 @@ def test_a_defect_keeps_its_traceback() -> None:
 
     with pytest.raises(IndexError):
         main()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://a.b/c?GoogleAccessId=x&Expires=1&Signature=abc, again", "https://a.b/c?[hidden]"),
+        ("exceeded with url: /up/1?upload_id=abc (Caused by", "with url: /up/1?[hidden] (Caused"),
+        ("http://alice:abcdef@proxy:80", "http://[hidden]@proxy:80"),
+        ("Invalid header value b'Bearer abcdefgh\\n'", "value b'Bearer [hidden]\\n'"),
+        ("Authorization: Basic YWxpY2U6c2VjcmV0", "Authorization: Basic [hidden]"),
+        ("the token KGAT_abcdef", "the token [hidden]"),
+        (
+            "is it there? Basic transforms; threshold=1",
+            "is it there? Basic transforms; threshold=1",
+        ),
+    ],
+)
+def test_no_message_holds_what_looks_secret(text: str, shown: str) -> None:
+    assert shown in str(UserError(text)) and ("abc" not in str(UserError(text)))

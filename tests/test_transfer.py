@@ -137,11 +137,10 @@ def test_the_client_itself_accepts_what_is_refused_here(
     server: KaggleServer, tmp_path: Path
 ) -> None:
     """The faults are real: the client's own download calls each of these a success."""
-    from pipeline.kaggle import client
-    from pipeline.kaggle.retry import RetryAdapter
+    from kaggle.api.kaggle_api_extended import KaggleApi
 
-    api = client.api(RetryAdapter(QUICK))
-    client.sign_in(api)
+    api = KaggleApi()
+    api.authenticate()
     for number, fault in enumerate(
         (
             Fault(length=False, cut_at=2_000_000),  # S2

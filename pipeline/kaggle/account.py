@@ -1,28 +1,47 @@
-"""What the project asks of Kaggle, through Kaggle's own client.
+"""What an account can ask of Kaggle, and what its answers mean in a user's words.
 
-Failures become a user's words. What the client itself does with files is not used: see
-`pipeline.kaggle.transfer` and `pipeline.kaggle.upload`.
-
-The calls made here are the same in kaggle 2.2.4 and 2.2.5.
+The requests and their fields are those of `kagglesdk`, Kaggle's own package; they are the same in
+0.1.37 and 0.1.38. Its way of sending them is not used, see `_Http`; what its client does with
+files neither, see `pipeline.kaggle.transfer` and `pipeline.kaggle.upload`.
 """
 
 import contextlib
 import dataclasses
+import difflib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+import os
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
-from pipeline.kaggle import answers, client
-from pipeline.kaggle.retry import RetryAdapter, RetryPolicy
+from pipeline.kaggle import credentials
+from pipeline.kaggle.credentials import TOKENS, WHERE_TO_PUT, Credentials
+from pipeline.kaggle.retry import (
+    PASSING,
+    RefusedRedirect,
+    RetryAdapter,
+    RetryPolicy,
+    is_refused_tls,
+)
 from pipeline.kaggle.transfer import Corrupt, Interrupted, Offer
-from pipeline.support.errors import UserError
+from pipeline.support.errors import UserError, keep_secret
 
 _SITE = "https://www.kaggle.com"
 _PAGE = 100  # files or submissions a request; the service allows 200
+_PAGES = 1000  # a server that names ever more pages would never let us end
+_NAMED = 8  # files a message lists
 
-T = TypeVar("T")
+
+class Refused(UserError):
+    """Kaggle answered, and the answer is no; `code` is the HTTP status, or the body's own."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Unconfirmed(Exception):
@@ -52,25 +71,137 @@ def connect(policy: RetryPolicy) -> Iterator["Account"]:
     Raises:
         UserError: no credentials, or ones that Kaggle does not know.
     """
-    adapter = RetryAdapter(policy, once=("/CreateSubmission",))
-    api = client.api(adapter)
-    credentials = client.sign_in(api)
-    with api.build_kaggle_client() as site:
-        yield Account(site, adapter, credentials)
+    with _sessions(policy) as (api, storage):
+        http = _Http(api)
+        http.credentials, name = _sign_in(http)
+        yield Account(http, storage, f"{name} ({http.credentials.source})")
+
+
+@contextlib.contextmanager
+def _sessions(policy: RetryPolicy) -> Iterator[tuple[requests.Session, requests.Session]]:
+    """One session for Kaggle, one for the storage, which must not see credentials."""
+    with requests.Session() as api, requests.Session() as storage:
+        for session in (api, storage):
+            session.headers.update({"User-Agent": "", "Accept-Encoding": "identity"})
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, RetryAdapter(policy))
+        submits = _Http.address("competitions.CompetitionApiService", "CreateSubmission")
+        api.mount(submits, RetryAdapter(policy, attempts=1))
+        yield api, storage
+
+
+class _Http:
+    """How the service clients of `kagglesdk` send their requests: its `KaggleHttpClient`.
+
+    That one is not used: it waits for ever, looks for credentials by itself, follows a redirect
+    of the call that submits, and loses the status of an answer with an empty body.
+    """
+
+    def __init__(self, session: requests.Session) -> None:
+        self._session = session
+        self.credentials: Credentials | None = None
+
+    @staticmethod
+    def address(service: str, method: str) -> str:
+        """Where a method is called."""
+        # As the kaggle client does it; its other values are of Kaggle's own developers.
+        is_local = os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST"
+        base = "http://localhost/api" if is_local else "https://api.kaggle.com"
+        return f"{base}/v1/{service}/{method}"
+
+    def call(self, service: str, method: str, request: Any, kind: Any) -> Any:
+        """Call a method; return its answer as an object of this `kind`.
+
+        For a file that is the `requests.Response` itself, body unread, a redirect not followed.
+
+        Raises:
+            requests.RequestException: no answer, or a refusal, which has its `response`.
+            ValueError: an answer that is no JSON, or not of that kind.
+        """
+        is_file = kind.__name__ in {"HttpRedirect", "FileDownload"}
+        response = self._session.post(
+            self.address(service, method), json=type(request).to_dict(request),
+            auth=self.credentials, stream=is_file, allow_redirects=False,
+        )  # fmt: skip
+        is_json = "application/json" in response.headers.get("Content-Type", "")
+        code = _body(response).get("code") if is_json else None
+        redirects = response.is_redirect and is_file
+        failed = response.status_code >= 300 and not redirects
+        if failed or (isinstance(code, int) and code >= 400):
+            raise requests.HTTPError(response.reason or "no reason", response=response)
+        if not is_json and not is_file:
+            page = response.headers.get("Content-Type", "unknown type")
+            raise ValueError(f"found a page of type {page} instead of Kaggle's answer")
+        try:
+            return kind.prepare_from(response)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"found an unknown {error}") from None
+
+
+def _sign_in(http: _Http) -> tuple[Credentials, str]:
+    """The user's credentials, and the name of the account.
+
+    Raises:
+        UserError: there are none, or Kaggle does not know them.
+    """
+    found = credentials.find() or _signed_in(http)
+    if found is None:
+        raise UserError(
+            f"found no Kaggle credentials: {WHERE_TO_PUT}; an older key works as KAGGLE_USERNAME "
+            f"and KAGGLE_KEY or in {credentials.settings_file()}"
+        )
+    if found.user or not found.token:
+        return found, found.user
+    from kagglesdk.security.services.oauth_service import OAuthClient
+    from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
+
+    request = IntrospectTokenRequest()
+    request.token = found.token
+    asked = _Asked("Kaggle", TOKENS, "the token", found.source)
+    try:
+        answer = asked.of(lambda: OAuthClient(http).introspect_token(request))
+        if answer.active and answer.username:
+            return found, str(answer.username)
+    except Refused as error:
+        if error.code not in {400, 403, 404}:
+            raise
+    key = credentials.find_key()
+    hidden = f"; it also hides the key of {key.source}" if key else ""
+    raise UserError(
+        f"{found.source}: Kaggle does not know this token (expired, revoked or mistyped){hidden}: "
+        f"remove it, or {WHERE_TO_PUT}"
+    )
+
+
+def _signed_in(http: _Http) -> Credentials | None:
+    """What `kaggle auth login` left here, renewed by Kaggle where it has run out."""
+    from kagglesdk.kaggle_creds import KaggleCredentials
+    from kagglesdk.users.services.account_service import AccountClient
+
+    file = Path(KaggleCredentials.DEFAULT_CREDENTIALS_FILE).expanduser()
+    if not file.is_file():
+        return None
+    credentials.read_object(file, ["refresh_token"], "run kaggle auth login again")
+    users = types.SimpleNamespace(account_client=AccountClient(http))
+    asked = _Asked("Kaggle", TOKENS, "the file", f"{file} (run kaggle auth login again)")
+    left = KaggleCredentials.load(types.SimpleNamespace(users=users))
+    token = asked.of(left.get_access_token)
+    keep_secret(str(token))
+    return Credentials(str(file), token=str(token), user=left.get_username() or "the user")
 
 
 class Account:
     """What a signed-in user can ask of Kaggle."""
 
-    def __init__(self, client: Any, adapter: RetryAdapter, credentials: str) -> None:
-        from kagglesdk.competitions.types import competition_api_service  # type: ignore[import-untyped]
-        from kagglesdk.datasets.types import dataset_api_service  # type: ignore[import-untyped]
+    def __init__(self, http: _Http, storage: requests.Session, who: str) -> None:
+        from kagglesdk.competitions.services import competition_api_service as competitions
+        from kagglesdk.datasets.services import dataset_api_service as datasets
 
-        self._types = {**vars(dataset_api_service), **vars(competition_api_service)}
-        self._competitions = client.competitions.competition_api_client
-        self._datasets = client.datasets.dataset_api_client
-        self._adapter = adapter
-        self._credentials = credentials
+        self._types = {**vars(datasets), **vars(competitions)}
+        self._competitions = competitions.CompetitionApiClient(http)
+        self._datasets = datasets.DatasetApiClient(http)
+        self._storage = storage
+        self._who = who
 
     def files(self, slug: str, names: Sequence[str], optional: Sequence[str]) -> list[Offer]:
         """Offers of a competition's files: the optional ones that it has, then all `names`.
@@ -78,77 +209,71 @@ class Account:
         Raises:
             UserError: there is no such competition or file.
         """
-        sizes = dict(self._listing(slug))
+        request = self._new("ListDataFiles", competition_name=slug, page_size=_PAGE)
+        pages = self._pages(self._competitions.list_data_files, request, slug)
+        sizes = {file.name: file.total_bytes for page in pages for file in page.files}
         for name in names:
             if name not in sizes:
                 raise UserError(
-                    f"{slug}: found no file {name!r}, expected one of "
-                    f"{', '.join(sorted(sizes))}; correct download.files in the recipe"
+                    f"{slug}: found no file {name!r}, expected {_some(name, sizes)}; correct "
+                    "download.files in the recipe"
                 )
         offered = [name for name in optional if name in sizes]
         return [Offer(name, sizes[name], self._opener(slug, name)) for name in [*offered, *names]]
 
-    def _listing(self, slug: str) -> Iterator[tuple[str, int]]:
-        """(name, bytes) of every file of a competition."""
-        request = self._new("ListDataFiles", competition_name=slug, page_size=_PAGE)
-        asked = self._request(slug, slug)
-        while True:
-            answer = _ask(lambda: self._competitions.list_data_files(request), asked)
-            yield from ((file.name, file.total_bytes) for file in answer.files)
-            if not answer.next_page_token:
-                return
-            request.page_token = answer.next_page_token
-
     def _opener(self, slug: str, name: str) -> Callable[[dict[str, str]], requests.Response]:
         request = self._new("DownloadDataFile", competition_name=slug, file_name=name)
-        asked = self._request(name, slug)
         call = functools.partial(self._competitions.download_data_file, request)
-        return functools.partial(self._opened, call, asked)
+        return functools.partial(self._open, call, self._asked(name, slug))
 
     def dataset(self, slug: str) -> Offer:
         """The offer of a whole data set, `owner/name`: one zip."""
         owner, name = slug.split("/")
         request = self._new("DownloadDataset", owner_slug=owner, dataset_slug=name)
         page = f"{_SITE}/datasets/{slug}"
-        asked = answers.Request(slug, page, "download.slug in the recipe", self._credentials)
+        asked = _Asked(slug, page, "download.slug in the recipe", self._who)
         call = functools.partial(self._datasets.download_dataset, request)
-        return Offer(f"{name}.zip", None, functools.partial(self._opened, call, asked))
+        return Offer(f"{name}.zip", None, functools.partial(self._open, call, asked))
 
-    def _opened(
-        self, call: Callable[[], Any], asked: answers.Request, headers: dict[str, str]
+    def _open(
+        self, call: Callable[[], requests.Response], asked: "_Asked", headers: dict[str, str]
     ) -> requests.Response:
         """The answer with a file's body unread; `headers` go to the storage only."""
+        answer: requests.Response = asked.of(call)
+        if answer.next is None:
+            return answer  # no storage in between; the caller looks whether it is a file
+        answer.close()
         try:
-            with self._adapter.asking(headers):
-                response = call()
+            response = self._storage.get(str(answer.next.url), headers=headers, stream=True)
         except requests.RequestException as error:
-            answer = error.response
-            tried = answer is None or answer.status_code == 429 or answer.status_code >= 500
-            if answer is None or tried or not answer.history:
-                raise answers.explained(error, asked) from None
-            # From the storage, not from Kaggle: the signed address ran out, or so.
-            kind = Corrupt if answer.status_code == 416 else Interrupted
-            raise kind(f"answer {answer.status_code} from the storage") from None
-        assert isinstance(response, requests.Response), f"the client returned {type(response)}"
+            raise asked.explained(error) from None
+        status = response.status_code
+        if status in PASSING:  # for all the adapter's tries
+            raise asked.explained(requests.HTTPError(response.reason, response=response))
+        if status not in {200, 206}:
+            response.close()  # not from Kaggle: the signed address ran out, or so
+            kind = Corrupt if status == 416 else Interrupted
+            raise kind(f"answer {status} from the storage")
+        response.history.insert(0, answer)
         return response
 
     def submissions(self, slug: str) -> Iterator[Submission]:
         """The account's submissions to a competition, newest first."""
-        request = self._new("ListSubmissions", competition_name=slug, page_size=_PAGE, page=1)
-        asked = self._request(slug, slug)
-        while True:
-            answer = _ask(lambda: self._competitions.list_submissions(request), asked)
-            yield from map(_submission, answer.submissions)
-            if not answer.next_page_token or not answer.submissions:
+        request = self._new("ListSubmissions", competition_name=slug, page_size=_PAGE)
+        for page in self._pages(self._competitions.list_submissions, request, slug):
+            if not page.submissions:
                 return
-            request.page_token = answer.next_page_token
-            request.page += 1
+            yield from map(_submission, page.submissions)
 
     def submission(self, slug: str, ref: int) -> Submission:
-        """One submission as it is now."""
+        """One submission as it is now.
+
+        Raises:
+            Refused: among others where there is none of this number, or it is another's.
+        """
         request = self._new("GetSubmission", ref=ref)
-        asked = self._request(f"submission {ref}", slug)
-        return _submission(_ask(lambda: self._competitions.get_submission(request), asked))
+        asked = self._asked(f"submission {ref}", slug, "ref in the ledger")
+        return _submission(asked.of(lambda: self._competitions.get_submission(request)))
 
     def start_upload(self, slug: str, name: str, size: int, mtime: int) -> tuple[str, str]:
         """Ask for a place to upload a file to; return its address and the file's token."""
@@ -156,8 +281,8 @@ class Account:
             "StartSubmissionUpload", competition_name=slug, file_name=name,
             content_length=size, last_modified_epoch_seconds=mtime,
         )  # fmt: skip
-        asked = self._request(name, slug)
-        answer = _ask(lambda: self._competitions.start_submission_upload(request), asked)
+        call = functools.partial(self._competitions.start_submission_upload, request)
+        answer = self._asked(name, slug).of(call)
         return answer.create_url, answer.token
 
     def create_submission(self, slug: str, token: str, description: str) -> int:
@@ -174,11 +299,11 @@ class Account:
         try:
             answer = self._competitions.create_submission(request)
         except requests.RequestException as error:
-            code = answers.status(error)
-            if code is None or code == 408 or code >= 500:
+            code = _status(error)
+            if code is None or code < 400 or code == 408 or code >= 500:
                 told = f"answer {code}" if code else f"no answer, {type(error).__name__}"
                 raise Unconfirmed(told) from None
-            raise answers.explained(error, self._request("the submission", slug)) from None
+            raise self._asked("the submission", slug).explained(error) from None
         except ValueError:
             raise Unconfirmed("an answer that is no JSON") from None
         if not answer.ref:
@@ -192,23 +317,31 @@ class Account:
             setattr(request, field, value)  # the client refuses fields it does not have
         return request
 
-    def _request(self, subject: str, slug: str) -> answers.Request:
-        page = f"{_SITE}/competitions/{slug}/rules"
-        setting = "download.slug in the recipe"
-        return answers.Request(subject, page, setting, self._credentials)
-
-
-def _ask(call: Callable[[], T], asked: answers.Request) -> T:
-    """Make a call of the client; its failure becomes a `UserError`."""
-    try:
-        return call()
-    except requests.RequestException as error:
-        raise answers.explained(error, asked) from None
-    except (ValueError, KeyError) as error:  # no JSON, or a value this client does not know
+    def _pages(self, call: Callable[[Any], Any], request: Any, slug: str) -> Iterator[Any]:
+        """All pages of a listing."""
+        asked = self._asked(slug, slug)
+        for _ in range(_PAGES):
+            page = asked.of(lambda: call(request))
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
         raise UserError(
-            f"{asked.subject}: Kaggle's answer cannot be read ({error!r}); update the client "
-            "(pip install -U kaggle); on a network with a login page, sign in first"
-        ) from None
+            f"{slug}: Kaggle's listing does not end after {_PAGES:,} pages; try again later"
+        )
+
+    def _asked(
+        self, subject: str, slug: str, setting: str = "download.slug in the recipe"
+    ) -> "_Asked":
+        return _Asked(subject, f"{_SITE}/competitions/{slug}/rules", setting, self._who)
+
+
+def _some(wanted: str, names: Iterable[str]) -> str:
+    """The names most like the wanted one: a competition may have thousands."""
+    known = sorted(names)
+    like = difflib.get_close_matches(wanted, known, _NAMED, cutoff=0)
+    more = f" or another of its {len(known):,} files" if len(known) > _NAMED else ""
+    return (f"one of {', '.join(sorted(like))}" if like else "some; it has none") + more
 
 
 def _submission(answer: Any) -> Submission:
@@ -221,3 +354,106 @@ def _submission(answer: Any) -> Submission:
         private=answer.private_score or "",
         error=answer.error_description or "",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What was asked of Kaggle: the words its failure is told in.
+
+    `subject` starts the message (a file, a competition), `page` is where a browser shows it,
+    `setting` names what the user can correct, `who` asked.
+    """
+
+    subject: str
+    page: str
+    setting: str
+    who: str
+
+    def of(self, call: Callable[[], Any]) -> Any:
+        """Make a call that may be made twice; its failure becomes a `UserError`."""
+        try:
+            try:
+                return call()
+            except requests.exceptions.ChunkedEncodingError:
+                return call()  # the body broke: urllib3's rule ends with the header
+        except requests.RequestException as error:
+            raise self.explained(error) from None
+        except ValueError as error:  # no JSON, or a value this client does not know
+            raise UserError(
+                f"{self.subject}: Kaggle's answer cannot be read ({error}); update the client "
+                "(pip install -U kagglesdk); on a network with a login page, sign in first"
+            ) from None
+
+    def explained(self, error: requests.RequestException) -> UserError:
+        """The one line a user needs: what was refused, in Kaggle's words, and what to do."""
+        code = _status(error)
+        if code is None:
+            return UserError(f"{self.subject}: {_no_answer(error)}")
+        told = f"Kaggle answered {code} ({_words(error)})"
+        return Refused(f"{self.subject}: {told}; {self._advice(code, error)}", code)
+
+    def _advice(self, code: int, error: requests.RequestException) -> str:
+        if code < 400:
+            return "no redirect is followed here: sign in where your network asks for it"
+        if code == 401:
+            return f"it does not accept the credentials of {self.who}: {WHERE_TO_PUT}"
+        if code == 403:
+            return (
+                f"open {self.page} in a browser, sign in as {self.who}, accept the "
+                "rules or terms there (no program can do that), then run the command again"
+            )
+        if code == 404:
+            return f"there is nothing of that name: check {self.setting}"
+        after = error.response.headers.get("Retry-After") if error.response is not None else None
+        if code == 429:
+            wait = f"{after} s" if after else "some minutes"
+            return f"too many requests: wait {wait}, then run the command again"
+        if code >= 500:
+            wait = f"in {after} s" if after else "later"
+            return f"Kaggle is out of order: try again {wait} (https://status.kaggle.com)"
+        return "put right what it names, or wait where it says so, then run the command again"
+
+
+def _status(error: requests.RequestException) -> int | None:
+    """The HTTP status of a refusal, or the code in its body; None: there was no answer."""
+    if error.response is None:
+        return None
+    code = _body(error.response).get("code")
+    if error.response.status_code < 300 and isinstance(code, int):
+        return code
+    return error.response.status_code
+
+
+def _words(error: requests.RequestException) -> str:
+    """Kaggle's own text, or the error's."""
+    if error.response is not None:
+        body = _body(error.response)
+        inner = body.get("error")
+        for place in (body, inner if isinstance(inner, dict) else {}):
+            if isinstance(place.get("message"), str) and place["message"]:
+                return " ".join(place["message"].split())
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _no_answer(error: requests.RequestException) -> str:
+    host = urlsplit(str(error.request.url)).hostname if error.request is not None else None
+    if isinstance(error, RefusedRedirect):
+        return str(error)
+    if isinstance(error, requests.exceptions.SSLError) and is_refused_tls(error):
+        return (
+            f"{host}: the certificate is not accepted; behind a proxy that reads along, set "
+            "REQUESTS_CA_BUNDLE to its certificate"
+        )
+    return (
+        f"no answer from {host or 'Kaggle'} ({type(error).__name__}); check the network and the "
+        "variables https_proxy and no_proxy, then run the command again"
+    )
+
+
+def _body(response: requests.Response) -> dict[str, Any]:
+    """The JSON object of an answer, or an empty one."""
+    try:
+        body = response.json()
+    except (requests.RequestException, RuntimeError):  # no JSON; or a body already let go
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,18 +1,27 @@
-"""How long to wait for a server, and how often to try again."""
+"""How long to wait for a server, how often to ask again, and where a redirect may lead."""
 
-import contextlib
 import dataclasses
 import random
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
+import ssl
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InvalidHeader, MaxRetryError, ResponseError
 
-# Worth asking again: rate limit and failures of the server (RFC 9110, RFC 6585).
-_PASSING = frozenset({429, 500, 502, 503, 504})
+from pipeline.support.errors import say
+
+# Worth asking again: rate limit and failures of the server (RFC 9110, RFC 6585), and those of
+# Cloudflare's, which stands before many sites
+# (https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/).
+PASSING = frozenset({408, 429, 500, 502, 503, 504, *range(520, 525)})
+
+# A TLS connection that was cut, which may pass; every other error of TLS stays.
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +46,30 @@ class RetryPolicy:
         return pause * random.uniform(1.0, 1.25)
 
 
-class RetryAdapter(HTTPAdapter):
-    """Gives every request of a session a time-out, and repeats what may be repeated.
+class RefusedRedirect(requests.RequestException):
+    """A server sent us where we do not go; the message says where."""
 
-    Repeated are answers 429 (after `Retry-After`), 5xx and lost connections, except for
-    requests whose path ends in one of `once`: those a server must not see twice.
+
+class RetryAdapter(HTTPAdapter):
+    """Gives every request of a session a time-out, and repeats it where that can help.
+
+    Repeated are answers that may pass (after `Retry-After`), and lost connections. A redirect
+    from https to http is refused, before `requests` follows it.
     """
 
-    def __init__(self, policy: RetryPolicy, once: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self._policy = policy
-        self._once = once
-        self._headers: dict[str, str] = {}
-
-    @contextlib.contextmanager
-    def asking(self, headers: dict[str, str]) -> Iterator[None]:
-        """Add headers to the GET requests of the block: not to the POSTs that lead to them."""
-        self._headers = headers
-        try:
-            yield
-        finally:
-            self._headers = {}
+    def __init__(self, policy: RetryPolicy, attempts: int | None = None) -> None:
+        """As the policy says, but for the number of `attempts`; 1: nothing is sent twice."""
+        retries = _Retry(
+            total=(attempts or policy.attempts) - 1,
+            allowed_methods=None,  # Kaggle's calls are all POST
+            status_forcelist=PASSING,
+            raise_on_status=False,  # the last answer is the caller's
+            backoff_factor=policy.first_pause,
+            backoff_jitter=policy.first_pause,
+            backoff_max=policy.longest_pause,
+        )
+        super().__init__(max_retries=retries)
+        self._timeout = (policy.connect, policy.read)
 
     def send(
         self,
@@ -68,59 +80,79 @@ class RetryAdapter(HTTPAdapter):
         cert: object = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Send as `HTTPAdapter.send` does; see the class."""
-        if request.method == "GET":
-            request.headers.update(self._headers)
-        host, path = urlsplit(str(request.url)).hostname, urlsplit(str(request.url)).path
-        attempts = 1 if path.endswith(self._once or ("\0",)) else self._policy.attempts
-        for attempt in range(1, attempts + 1):
-            try:
-                response = self._send_once(request, stream, verify, cert, proxies)
-            except requests.exceptions.SSLError:
-                raise  # a certificate does not become right by waiting
-            except _LOST as error:
-                if attempt == attempts:
-                    raise
-                pause, problem = self._policy.pause(attempt), f"no answer ({_short(error)})"
-            else:
-                pause = self._wanted_pause(response, attempt)
-                if response.status_code not in _PASSING or attempt == attempts:
-                    return response
-                if pause > self._policy.longest_pause * 2:
-                    return response  # the caller says how long the server wants us to wait
-                problem = f"answer {response.status_code}"
-                response.close()
-            print(f"{host}: {problem}; next try in {pause:.0f} s", file=sys.stderr)
-            time.sleep(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        """Send as `HTTPAdapter.send` does; see the class.
 
-    def _send_once(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool,
-        verify: bool | str,
-        cert: object,
-        proxies: Mapping[str, str] | None,
-    ) -> requests.Response:
-        timeout = (self._policy.connect, self._policy.read)
-        response = super().send(request, stream, timeout, verify, cert, proxies)  # type: ignore[arg-type]
-        if not stream:
-            response.content  # noqa: B018 - read it here, where a broken body is repeated
+        Raises:
+            RefusedRedirect: the answer leads from https to http, or to no address at all.
+        """
+        response = super().send(request, stream, self._timeout, verify, cert, proxies)  # type: ignore[arg-type]
+        if response.is_redirect:
+            _check_redirect(str(request.url), response)
         return response
 
-    def _wanted_pause(self, response: requests.Response, attempt: int) -> float:
-        after = response.headers.get("Retry-After", "")
-        return float(after) if after.isdigit() else self._policy.pause(attempt)
+
+class _Retry(urllib3.Retry):
+    """urllib3's rule, with a line for every new try and none where trying again is no use."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: urllib3.BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: urllib3.connectionpool.ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> Self:
+        """Count a failure, say when the next try comes, or raise where none does."""
+        if error is not None and is_refused_tls(error):
+            raise error
+        pause = self.get_retry_after(response) if response is not None else None
+        if pause and pause > 2 * self.backoff_max and _pool is not None:
+            # Too long to sit here: the caller says how long the server wants us to wait.
+            raise MaxRetryError(_pool, "", ResponseError("a long Retry-After"))
+        fresh = super().increment(method, url, response, error, _pool, _stacktrace)
+        host = urlsplit(url or "").hostname or (_pool.host if _pool else "the server")
+        problem = f"answer {response.status}" if response is not None else "no answer"
+        problem += f" ({_reason(error)})" if error is not None else ""
+        pause = pause or fresh.get_backoff_time()
+        say(f"{host}: {problem}; next try {f'in {pause:.0f} s' if pause else 'at once'}")
+        return fresh
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        """Seconds the server asks to wait, None where it names none that can be read."""
+        try:
+            return super().get_retry_after(response)
+        except InvalidHeader:
+            return None
 
 
-_LOST = (
-    requests.exceptions.ConnectionError,
-    requests.exceptions.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
+def is_refused_tls(error: BaseException) -> bool:
+    """Whether TLS itself failed (a certificate, a server without TLS), not the connection."""
+    inner: object = error
+    while isinstance(inner, BaseException) and not isinstance(inner, ssl.SSLError):
+        inner = getattr(inner, "reason", None) or next(iter(inner.args), None)
+    return isinstance(inner, ssl.SSLError) and not isinstance(inner, _CUT)
 
 
-def _short(error: BaseException) -> str:
+def _check_redirect(url: str, response: requests.Response) -> None:
+    """Refuse what leads to no address, or from https to where all can read along."""
+    host = urlsplit(url).hostname
+    try:
+        target = urlsplit(urljoin(url, response.headers["Location"]))
+        place = f"{target.scheme}://{target.hostname}"
+    except ValueError:
+        response.close()
+        raise RefusedRedirect(f"{host} redirects to what is no address") from None
+    if url.lower().startswith("https:") and target.scheme != "https":
+        response.close()
+        raise RefusedRedirect(
+            f"{host} redirects from https to {place}, where others could read along; look for a "
+            "proxy or a login page in between"
+        )
+
+
+def _reason(error: BaseException) -> str:
     """The innermost reason of a nested network error, on one line."""
-    text = str(error)
-    return " ".join(text[text.rfind(":") + 1 :].strip(" ')\"").split()) or type(error).__name__
+    while error.args and isinstance(error.args[-1], BaseException):
+        error = error.args[-1]
+    return " ".join(str(error).rpartition(": ")[2].split()) or type(error).__name__
