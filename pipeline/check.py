@@ -149,20 +149,13 @@ def _is_here(folder: Path, name: str) -> bool:
 
 def _credentials() -> str:
     """Where the user's credentials are; Kaggle is not asked whether it knows them."""
-    from kagglesdk import get_access_token_from_env  # type: ignore[import-untyped]
+    from pipeline.kaggle import credentials
 
-    token, source = get_access_token_from_env()
-    if token:
-        return f"{source} says"
-    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
-        return "KAGGLE_USERNAME and KAGGLE_KEY say"
-    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle")
-    if (folder / "kaggle.json").is_file():
-        return f"{folder / 'kaggle.json'} says"
-    raise UserError(
-        "found no Kaggle credentials, and archives are missing: put a token into "
-        "~/.kaggle/access_token (kaggle.com/settings), or set PIPELINE_DATA to a folder with them"
-    )
+    if found := credentials.find():
+        return f"{found.source} says"
+    if credentials.login_file().is_file():
+        return f"{credentials.login_file()} says"
+    raise credentials.none_found()
 
 
 def _room(recipe: Recipe, paths: Paths) -> str:

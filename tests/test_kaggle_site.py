@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,9 +47,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
 
 
 @pytest.fixture
-def download(
-    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Download:
+def download(server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Download:
     """The command `download` in this home, with this token and other variables."""
     content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
     content["download"] = {
@@ -154,6 +153,7 @@ def test_the_sign_in_of_kaggles_command(
     assert ended.returncode == 0, ended.stderr
     assert server.log[-2] == f"POST DownloadDataFile Bearer {TOKEN}"
     file.write_text("{")
+    shutil.rmtree(tmp_path / "data")
     (tmp_path / "raw/train.zip").unlink()
     assert f"{file}: line 1, column 2: no JSON" in refusal(download())
 

@@ -19,7 +19,6 @@ from conftest import ROOT
 from downloads import (
     DATA,
     OTHER,
-    QUICK,
     SMALL,
     fetch,
     get,

@@ -12,7 +12,6 @@ import functools
 import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -146,10 +145,7 @@ def _sign_in(http: _Http) -> tuple[Credentials, str]:
     """
     found = credentials.find() or _signed_in(http)
     if found is None:
-        raise UserError(
-            f"found no Kaggle credentials: {WHERE_TO_PUT}; an older key works as KAGGLE_USERNAME "
-            f"and KAGGLE_KEY or in {credentials.settings_file()}"
-        )
+        raise credentials.none_found()
     if found.user or not found.token:
         return found, found.user
     from kagglesdk.security.services.oauth_service import OAuthClient
@@ -178,7 +174,7 @@ def _signed_in(http: _Http) -> Credentials | None:
     from kagglesdk.kaggle_creds import KaggleCredentials
     from kagglesdk.users.services.account_service import AccountClient
 
-    file = Path(KaggleCredentials.DEFAULT_CREDENTIALS_FILE).expanduser()
+    file = credentials.login_file()
     if not file.is_file():
         return None
     credentials.read_object(file, ["refresh_token"], "run kaggle auth login again")

@@ -59,6 +59,19 @@ def find() -> Credentials | None:
     return find_key()
 
 
+def none_found() -> UserError:
+    """What to say where nothing was found."""
+    return UserError(
+        f"found no Kaggle credentials: {WHERE_TO_PUT}; an older key works as KAGGLE_USERNAME and "
+        f"KAGGLE_KEY or in {settings_file()}"
+    )
+
+
+def login_file() -> Path:
+    """What `kaggle auth login` leaves: a token that runs out, and one to renew it with."""
+    return Path.home() / ".kaggle/credentials.json"
+
+
 def _tokens() -> Iterator[tuple[str, str]]:
     """(where, text) of every place of an access token that there is."""
     home = Path.home() / ".kaggle"
