@@ -1,4 +1,4 @@
-"""Another data set is one source file and one recipe: those of the README, added and run."""
+"""Another data set is one source file and one recipe: those of docs/own-data.md, added and run."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import cv2
 import yaml
 from conftest import ROOT, copy_project, tiny_image, tiny_mask, tiny_recipe, write_yaml
 
-README = (ROOT / "README.md").read_text()
-SOURCE = re.search(r"```python\n(.*?)```", README, re.S)
-SECTIONS = re.search(r"```yaml\n(.*?)```", README, re.S)
+PAGE = (ROOT / "docs/own-data.md").read_text()
+SOURCE = re.search(r"```python\n(.*?)```", PAGE, re.S)
+SECTIONS = re.search(r"```yaml\n(.*?)```", PAGE, re.S)
 # In one process, for importing torch takes longer than all the rest.
 ALL_STAGES = """
 import shlex, yaml
@@ -42,7 +42,7 @@ def test_a_data_set_is_one_source_and_one_recipe(tmp_path: Path) -> None:
     write_shapes(tmp_path / "archives/datasets/me/shapes/shapes.zip")
     assert SOURCE and SECTIONS
     added = {project / "pipeline/sources/shapes.py", project / "recipes/shapes.yaml"}
-    assert not any(path.exists() for path in added), "the README's names are taken"
+    assert not any(path.exists() for path in added), "the page's names are taken"
     (project / "pipeline/sources/shapes.py").write_text(SOURCE[1])
     recipe = tiny_recipe() | yaml.safe_load(SECTIONS[1])
     write_yaml(project / "recipes/shapes.yaml", recipe)

@@ -1,39 +1,69 @@
-"""The README is run, not only read."""
+"""The README and the docs are run, not only read."""
 
 import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, copy_project
+from conftest import ROOT, SLUG, copy_project, tiny_recipe, write_tiny_archives, write_yaml
 from pages import looked_at
 from playwright.sync_api import Browser
 
+from pipeline.__main__ import main
 from pipeline.data import rows as mask_rows
 from pipeline.data import samples
 from pipeline.masks import submission
+from pipeline.support.fingerprint import CODE
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = [block.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S)]
-SAMPLE, TESTS = COMMANDS[:2]
+PAGES = {
+    path.name: path.read_text()
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
+}
+README = PAGES["README.md"]
+COMMANDS = {
+    name: [block.strip() for block in re.findall(r"```sh\n(.*?)```", page, re.S)]
+    for name, page in PAGES.items()
+}
+SAMPLE, TESTS = COMMANDS["README.md"]  # the second is what .ci/run runs
+LATER = [(name, command) for name in PAGES if name != "README.md" for command in COMMANDS[name]]
 GIGABYTE = 1e9
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a line as a newcomer's shell would, outside any active environment but with its PATH."""
     # The outer environment's programs stay on the PATH: dvc itself is installed there.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    for role in ("AUTHOR", "COMMITTER"):
+        env |= {f"GIT_{role}_NAME": "a", f"GIT_{role}_EMAIL": "a@b"}
     return subprocess.run(
-        ["sh", "-c", command], cwd=folder, env={**env, "PATH": path}, text=True,
+        ["sh", "-c", command], cwd=folder, env={**env, "PATH": path, **environment}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading, without its head."""
+    section = re.split(r"\n## ", PAGES[page].split(f"## {heading}\n")[1])[0]
+    rows = re.findall(r"^\| (.*) \|$", section, re.M)
+    return [re.split(r" \| ", row) for row in rows if not row.startswith("---")][1:]
+
+
+def named(cell: str) -> list[str]:
+    """What stands between backticks in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +84,33 @@ def first_run(clone: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def committed(clone: Path, first_run: str) -> Path:
+    """The clone after its first run, which is committed; some photographs lie in it."""
+    done = run("git add -A && git commit -qm 'first run'", clone)
+    assert done.returncode == 0, done.stdout
+    with zipfile.ZipFile(clone / "data/sample/raw/test.zip") as archive:
+        for name in archive.namelist()[:2]:
+            (clone / "photos").mkdir(exist_ok=True)
+            (clone / "photos" / Path(name).name).write_bytes(archive.read(name))
+    return clone
+
+
+@pytest.fixture(scope="module")
+def competition(clone: Path, first_run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose recipe `carvana` is a tiny one; its archives lie in `archives` beside it."""
+    folder = tmp_path_factory.mktemp("competition")
+    project = copy_project(folder / "project")
+    (project / ".venv").symlink_to(clone / ".venv")
+    write_tiny_archives(folder / "archives/competitions" / SLUG)
+    write_yaml(project / "recipes/carvana.yaml", tiny_recipe())
+    write_yaml(project / "params.yaml", {"recipes": ["carvana"], "folds": [0, 1]})
+    return project
+
+
+# --- the first two commands
+
+
 def test_the_first_two_commands_are_single_lines_that_stand_alone() -> None:
     for command in (SAMPLE, TESTS):
         assert "\n" not in command
@@ -69,8 +126,8 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_the_first_command_leaves_a_valid_submission(clone: Path, first_run: str) -> None:
     raw = clone / "data/sample/raw"
-    table = samples.read(clone / "data/sample/samples.csv")
-    sizes = {f"{row.sample_id}.jpg": row.size for row in samples.test(table)}
+    rows = samples.read(clone / "data/sample/samples.csv")
+    sizes = {f"{row.sample_id}.jpg": row.size for row in samples.test(rows)}
     summary = submission.check(
         clone / "submissions/sample/submit.csv.gz", mask_rows.find_sample(raw), sizes
     )
@@ -99,51 +156,115 @@ def test_a_second_repro_runs_nothing(clone: Path, first_run: str) -> None:
     assert "Data and pipelines are up to date" in done.stdout
 
 
-def test_the_results_it_names_are_there(clone: Path, first_run: str) -> None:
-    table = README.split("## Results")[1].split("##")[0]
-    for cell in re.findall(r"^\| `([^|]*)` \|", table, re.M):
-        for name in re.split("`, `", cell):
-            folder = name if "/" in name else f"eval/<recipe>/{name}"
-            path = clone / folder.replace("<recipe>", "sample").replace("<k>", "0")
-            assert path.exists(), f"the README names {name}"
+# --- what the pages say
 
 
-def test_the_figures_it_shows_are_those_dvc_prints(clone: Path, first_run: str) -> None:
-    done = run(". .venv/bin/activate && dvc metrics show eval/sample/metrics.json --json", clone)
-    assert done.returncode == 0, done.stdout
-    shown = README.split("The sample's figures")[1].split("```")[1]
-    assert "eval/sample/metrics.json" in shown
-    names, values = (re.split(r"  +", line.strip()) for line in shown.strip().splitlines()[:2])
-    printed = dict(zip(names, values, strict=True))
+def test_the_results_they_name_are_there(clone: Path, first_run: str) -> None:
+    rows = [*table("README.md", "What you get"), *table("report.md", "Every file")]
+    assert len(rows) > 12
+    for where, _ in rows:
+        for name in named(where):
+            path = clone / name.replace("<recipe>", "sample").replace("<k>", "0")
+            assert path.exists(), f"a table names {name}"
+
+
+def test_the_figures_they_show_are_those_of_a_run(clone: Path, first_run: str) -> None:
     metrics = json.loads((clone / "eval/sample/metrics.json").read_text())
+    shown = {name: value for name, value in table("report.md", "The threshold") if name}
     # Weights differ in their last digits from one processor to the next.
-    assert float(printed["dice"]) == pytest.approx(metrics["dice"], abs=0.01)
-    assert int(printed["images"]) == metrics["images"]
+    assert float(shown["`dice`"]) == pytest.approx(metrics["dice"], abs=0.01)
+    for names in shown:
+        for name in named(names):
+            assert name in metrics, f"the table shows {name}"
 
 
-def test_the_map_names_every_module() -> None:
-    section = README.split("## Map")[1].split("\n## ")[0]
-    cells = " ".join(re.findall(r"^\| ([^|]*) \|", section, re.M))
-    named = set(re.findall(r"`([a-z_0-9]+\.py|[a-z_]+/)`", cells))
-    there = {path.name for path in (ROOT / "pipeline").glob("*.py")} - {"__init__.py"}
-    there |= {f"{p.parent.name}/" for p in (ROOT / "pipeline").glob("*/__init__.py")}
-    assert named == there
-    for package in ("training", "prediction", "evaluation", "web"):
-        row = next(line for line in section.splitlines() if line.startswith(f"| `{package}/`"))
-        inside = {path.stem for path in (ROOT / "pipeline" / package).glob("[!_]*.py")}
-        assert set(re.findall(r"`([a-z_0-9]+)`", row)) == inside
+@pytest.mark.parametrize(("page", "command"), LATER)
+def test_every_other_command_runs(
+    page: str, command: str, committed: Path, competition: Path
+) -> None:
+    """Those of the competition on tiny archives, the rest on the sample, in the pages' order."""
+    archives = competition.parent / "archives"
+    folder, environment = committed, {}
+    if "carvana" in command or "/path/to/archives" in command:
+        folder, environment = competition, {"PIPELINE_DATA": str(archives)}
+    command = command.replace("/path/to/archives", str(archives))
+    done = run(f"set -e; . .venv/bin/activate\n{command}", folder, **environment)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_every_recipe_is_in_the_table() -> None:
+def test_an_experiment_can_be_taken_back(committed: Path) -> None:
+    """The docs' commands end where they began."""
+    assert run("git status --porcelain -- recipes dvc.lock", committed).stdout == ""
+
+
+def test_every_command_they_mention_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those in a sentence, or in an example's output: the verb, and every flag."""
+    for name, page in PAGES.items():
+        spans = re.findall(r"`([^`\n]+)`", page) + re.findall(
+            r"^(?:\$ )?(pipeline .*)$", page, re.M
+        )
+        for verb, rest in re.findall(r"\bpipeline ([a-z]+)\b([^|&;]*)", "\n".join(spans)):
+            with pytest.raises(SystemExit) as stopped:
+                main([verb, "--help"])
+            assert stopped.value.code == 0, f"{name}: pipeline {verb}"
+            said = capsys.readouterr().out
+            for flag in re.findall(r"\s(--?[a-z][a-z-]*)", rest):
+                assert flag in said, f"{name}: pipeline {verb} {flag}"
+
+
+def test_the_map_names_every_room() -> None:
+    rooms = [named(row[0]) for part in ("Verbs", "Nouns") for row in table("architecture.md", part)]
+    there = {path.name for path in (ROOT / "pipeline").glob("*.py") if path.stem[0] != "_"}
+    there |= {f"{path.parent.name}/" for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert {name for names in rooms for name in names} == there
+
+
+def test_the_map_names_what_may_change_a_result() -> None:
+    rows = table("architecture.md", "What may change a result")
+    assert {named(stage)[0]: tuple(named(code)) for stage, code in rows} == CODE
+
+
+def test_files_they_name_are_there() -> None:
+    for name, page in PAGES.items():
+        for target in re.findall(
+            r"`((?:pipeline|tests|sample|recipes|benchmarks)/[\w./-]+)`", page
+        ):
+            own = target in (
+                "pipeline/sources/shapes.py",
+                "recipes/shapes.yaml",
+                "recipes/mine.yaml",
+            )
+            assert own or (ROOT / target).exists(), f"{name} names {target}"
+
+
+def test_every_recipe_is_in_a_table() -> None:
+    tables = README + PAGES["reproductions.md"]
     for path in (ROOT / "recipes").glob("*.yaml"):
-        assert re.search(rf"^\|[^|]*`{path.stem}`[^|]*\|", README, re.M), path.stem
+        assert re.search(rf"^\|[^|]*`{path.stem}`[^|]*\|", tables, re.M), path.stem
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_links_lead_somewhere() -> None:
+    for name, page in PAGES.items():
+        folder = ROOT if (ROOT / name).exists() else ROOT / "docs"
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+            assert (folder / target).exists(), f"{name}: {target}"
 
 
-def test_commands_run_modules_that_exist() -> None:
-    for module in re.findall(r"python -m (pipeline[.\w]*)", README):
-        assert ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file(), module
+def test_wrong_params_are_told_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where DVC would speak of its own: docs/competition.md has both."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    for content, said in (
+        ("recipes: sample\nfolds: [0]", "recipes: found 'sample'; expected a list"),
+        ("recipes: [sample]\nfolds: 0", "folds: found 0; expected a list"),
+        ("", "params.yaml"),
+    ):
+        (tmp_path / "params.yaml").write_text(content)
+        with pytest.raises(SystemExit):
+            main(["check", "sample"])
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["check", "nope"])
+    assert "no such file" in capsys.readouterr().err

@@ -33,7 +33,7 @@ from pipeline.masks import submission
 from pipeline.support import files, pictures, table
 
 BIN = Path(sys.executable).parent
-README = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "docs/training.md").read_text()
 STAGES = ("download", "split", "train", "validate", "tune", "predict", "report")
 
 
@@ -173,8 +173,8 @@ def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
     assert "fold0-overlays" in plots.stdout
 
 
-def test_folds_train_at_once_as_the_readme_says(finished: Project) -> None:
-    line = next(line for line in README.splitlines() if "--wait-for-lock" in line)
+def test_folds_train_at_once_as_the_docs_say(finished: Project) -> None:
+    line = next(line for line in TRAINING.splitlines() if "--wait-for-lock" in line)
     parallel = line.replace("carvana", "tiny").rpartition(" && ")[0]
     finished.change("tiny", "train", epochs=2)
     finished.change("tiny", "runtime", cache="disk")
