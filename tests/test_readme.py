@@ -203,7 +203,7 @@ def test_every_command_they_mention_exists(capsys: pytest.CaptureFixture[str]) -
         spans = re.findall(r"`([^`\n]+)`", page) + re.findall(
             r"^(?:\$ )?(pipeline .*)$", page, re.M
         )
-        for verb, rest in re.findall(r"\bpipeline ([a-z]+)\b([^|&;]*)", "\n".join(spans)):
+        for verb, rest in re.findall(r"\bpipeline ([a-z]+)\b([^|&;\n]*)", "\n".join(spans)):
             with pytest.raises(SystemExit) as stopped:
                 main([verb, "--help"])
             assert stopped.value.code == 0, f"{name}: pipeline {verb}"
