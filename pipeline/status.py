@@ -1,55 +1,68 @@
 """Command `status`: which recipes and folds are trained, scored and submitted, in one table."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.kaggle import ledger
 from pipeline.paths import RECIPES, Paths
+from pipeline.support.table import aligned
 
 HEADINGS = (
-    "recipe", "images", "trained", "validated", "out-of-fold", "threshold", "submission",
-    "submitted", "public", "private",
+    "recipe", "images", "folds trained", "validated", "out-of-fold Dice", "threshold",
+    "submission", "sent", "public", "private",
 )  # fmt: skip
+_NONE = "-"
 
 
-def run(ledger: Path) -> None:
-    """Print the table."""
-    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    rows = [HEADINGS, *(_row(Paths.of(name), ledger) for name in names)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+def run(path: Path) -> None:
+    """Print the table.
+
+    Args:
+        path: of the ledger of submissions.
+
+    Raises:
+        UserError: the ledger cannot be read.
+    """
+    names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    sent = ledger.read(path)
+    print(aligned([HEADINGS, *(_row(Paths.of(name), sent) for name in names)]))
 
 
-def _row(paths: Paths, ledger: Path) -> Sequence[str]:
+def _row(paths: Paths, sent: Sequence[ledger.Row]) -> Sequence[str]:
     metrics = _read(paths.metrics)
-    sent = [row for row in _rows(ledger) if row.get("recipe") == paths.recipe]
-    latest = sent[-1] if sent else {}
+    own = [row for row in sent if row.recipe == paths.recipe]
     return (
         paths.recipe,
-        str(sum(1 for _ in _rows(paths.samples))) if paths.samples.exists() else "-",
+        _images(paths.samples),
         _folds(paths.runs.glob("fold*/model.pt"), "/model.pt"),
         _folds(paths.oof.glob("fold*.npz"), ".npz"),
         _shown(metrics.get("dice"), 5),
         _shown(metrics.get("threshold"), 4),
-        "yes" if paths.submission_file.exists() else "-",
-        str(len(sent)) if sent else "-",
-        latest.get("public") or "-",
-        latest.get("private") or "-",
+        "ready" if paths.submission_file.exists() else _NONE,
+        str(len(own)) if own else _NONE,
+        own[-1].public or _NONE if own else _NONE,
+        own[-1].private or _NONE if own else _NONE,
     )
+
+
+def _images(table: Path) -> str:
+    """How many rows the table of samples has; no row of it is read."""
+    if not table.is_file():
+        return _NONE
+    with table.open("rb") as stream:
+        return str(sum(1 for _ in stream) - 1)
 
 
 def _folds(found: Any, ending: str) -> str:
     """The numbers of the folds that have a file: `0 1 4`."""
     names = (str(path).removesuffix(ending).rpartition("fold")[2] for path in found)
-    return " ".join(sorted(name for name in names if name.isdecimal())) or "-"
+    return " ".join(sorted((n for n in names if n.isdecimal()), key=int)) or _NONE
 
 
 def _shown(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else _NONE
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -58,11 +71,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # not made yet; the stage that reads it says what is wrong
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
-    except (OSError, ValueError, csv.Error):
-        return []

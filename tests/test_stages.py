@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from conftest import (
     VIEWS,
     copy_project,
     gif,
+    run_verb,
     tiny_mask,
     tiny_recipe,
     write_tiny_archives,
@@ -72,22 +75,34 @@ class Project:
         lines = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
         return [line.split("'")[1] for line in lines]
 
-    def stage(self, name: str, recipe: str = "tiny", fold: int = 0) -> subprocess.CompletedProcess:
-        """Run one stage as dvc.yaml has it, without DVC."""
-        command = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"][name]["cmd"]
-        command = command.replace("${item.recipe}", recipe).replace("${item.fold}", str(fold))
-        return self.run("sh", "-c", command)
+    def command(self, stage: str, recipe: str = "tiny", fold: int = 0) -> str:
+        """A stage's command as dvc.yaml has it."""
+        text: str = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"][stage]["cmd"]
+        return text.replace("${item.recipe}", recipe).replace("${item.fold}", str(fold))
+
+    def stage(
+        self, name: str, recipe: str = "tiny", *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one stage as dvc.yaml has it, without DVC and in this process."""
+        program = "python -m pipeline "
+        command = self.command(name, recipe)
+        assert command.startswith(program)
+        arguments = shlex.split(command.removeprefix(program))
+        return run_verb(*arguments, *options, at=self.folder)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project after its first `dvc repro`; tests that change it must change it back."""
     project = Project(tmp_path_factory.mktemp("stages"))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PIPELINE_DATA", str(project.archives))
     assert sorted(project.repro()) == [
         "download@tiny", "predict@tiny", "report@tiny", "split@tiny", "train@tiny-0",
         "train@tiny-1", "tune@tiny", "validate@tiny-0", "validate@tiny-1",
     ]  # fmt: skip
-    return project
+    yield project
+    patch.undo()
 
 
 @pytest.fixture
@@ -165,6 +180,20 @@ def test_switching_recipes_and_back_recomputes_nothing(finished: Project) -> Non
     finished.params(["tiny"])
 
 
+def test_status_shows_what_is_there(finished: Project) -> None:
+    done = run_verb("status", at=finished.folder)
+    assert done.returncode == 0, done.stderr
+    heads, *rows = done.stdout.splitlines()
+    found = {row.split()[0]: row for row in rows}
+    assert {"tiny", "carvana", "sample"} <= found.keys()
+    assert found["sample"].split()[1:] == ["-"] * 9
+    dice = json.loads((finished.folder / "eval/tiny/metrics.json").read_text())["dice"]
+    tiny = found["tiny"]
+    assert tiny.split()[1] == "16" and f"{dice:.5f}" in tiny and "ready" in tiny
+    at = heads.index("folds trained")
+    assert tiny[at : at + 4] == "0 1 ", "columns stand below their headings"
+
+
 def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
     shown = finished.run("dvc", "metrics", "show", "--json")
     assert shown.returncode == 0 and "eval/tiny/metrics.json" in shown.stdout, shown.stderr
@@ -217,6 +246,7 @@ def test_a_wrong_recipe_stops_every_stage_before_it_works(broken: Project) -> No
 
 
 def test_missing_inputs_name_the_stage_to_run(broken: Project) -> None:
+    files_before = sorted((broken.folder / "submissions").rglob("*"))
     shutil.rmtree(broken.folder / "eval")
     refused(broken.stage("predict"), "metrics.json", "run the tune stage first")
     (broken.folder / "oof/tiny/fold1.npz").unlink()
@@ -224,19 +254,20 @@ def test_missing_inputs_name_the_stage_to_run(broken: Project) -> None:
     (broken.folder / "runs/tiny/fold0/model.pt").unlink()
     refused(broken.stage("validate"), "model.pt", "run the train stage")
     (broken.folder / "data/tiny/samples.csv").unlink()
-    refused(broken.stage("train"), "samples.csv", "run the split stage first")
-    assert not list(broken.folder.glob("submissions/tiny/unchecked*"))
+    refused(broken.stage("train"), "samples.csv", "run the split stage")
+    assert sorted((broken.folder / "submissions").rglob("*")) == files_before
+    assert not (broken.folder / "work/tiny").exists() or not list(
+        (broken.folder / "work/tiny").iterdir()
+    ), "nothing is begun that cannot be ended"
 
 
 def test_the_score_of_a_fold_is_the_scorer_s(broken: Project) -> None:
     """Counted at each level and measured on runs, or written as text and compared with GIFs."""
-    command = yaml.safe_load((broken.folder / "dvc.yaml").read_text())["stages"]["validate"]["cmd"]
-    command = command.replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
-    done = broken.run("sh", "-c", f"{command} --masks fold0.csv")
+    done = broken.stage("validate", "tiny", "--masks", "fold0.csv")
     assert done.returncode == 0, done.stderr
     masks = "data/tiny/raw/train_masks.zip"
     options = ("--partial", "--out", "scores.csv")
-    done = broken.run("python", "-m", "pipeline", "score", "fold0.csv", masks, *options)
+    done = run_verb("score", "fold0.csv", masks, *options, at=broken.folder)
     assert done.returncode == 0, done.stderr
     with (broken.folder / "scores.csv").open() as stream:
         scores = {row["img"]: float(row["dice"]) for row in csv.DictReader(stream)}
@@ -296,14 +327,45 @@ def test_a_bad_test_image_fails_or_is_left_empty(broken: Project) -> None:
     assert rows[bad] == "" and len(rows) == 4 and sum(map(bool, rows.values())) >= 2
 
 
-def test_a_killed_training_goes_on_and_leaves_nothing_half(broken: Project) -> None:
+def mend(project: Project, *names: str) -> None:
+    """Change files of the project's code, as an edit of a message does."""
+    for name in names:
+        with (project.folder / "pipeline" / name).open("a") as stream:
+            stream.write("\n# mended\n")
+
+
+# A message in support, one in the report, the display of progress, and that of a recipe's errors.
+HARMLESS = ("support/errors.py", "report/stage.py", "support/progress.py", "recipe/read.py")
+LOSS = "train/loss.py"
+
+
+def test_mending_a_message_leaves_networks_up_to_date_and_another_loss_does_not(
+    finished: Project,
+) -> None:
+    code = {name: (finished.folder / "pipeline" / name).read_bytes() for name in (*HARMLESS, LOSS)}
+
+    def changed() -> dict[str, object]:
+        status = finished.run("dvc", "status", "--json", "train")
+        assert status.returncode == 0, status.stderr
+        return json.loads(status.stdout)
+
+    try:
+        mend(finished, *HARMLESS)
+        assert changed() == {}
+        mend(finished, LOSS)
+        assert sorted(changed()) == ["train@tiny-0", "train@tiny-1"]
+    finally:
+        for name, content in code.items():
+            (finished.folder / "pipeline" / name).write_bytes(content)
+    assert changed() == {}
+
+
+def test_a_killed_training_goes_on_unless_its_code_has_changed(broken: Project) -> None:
     shutil.rmtree(broken.folder / "runs/tiny/fold0")
     broken.change("tiny", "train", epochs=8)
     broken.change("tiny", "runtime", checkpoint_seconds=0)
-    command = yaml.safe_load((broken.folder / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
-    command = command.replace("${item.recipe}", "tiny").replace("${item.fold}", "0")
     process = subprocess.Popen(
-        ["sh", "-c", f"exec {command}"], cwd=broken.folder, stdout=subprocess.PIPE,
+        ["sh", "-c", f"exec {broken.command('train')}"], cwd=broken.folder, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
     )  # fmt: skip
@@ -314,10 +376,23 @@ def test_a_killed_training_goes_on_and_leaves_nothing_half(broken: Project) -> N
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert not (broken.folder / "runs/tiny/fold0").exists()
-    done = broken.stage("train")
+    assert not (broken.folder / "runs/tiny/fold0").exists(), "nothing is left half"
+    shutil.copytree(broken.folder / "work", broken.folder / "half")
+
+    loss = (broken.folder / "pipeline" / LOSS).read_bytes()
+    mend(broken, LOSS)
+    done = broken.run("sh", "-c", broken.command("train"))
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stdout
+    assert "going on after" not in done.stdout and "epoch 1/8" in done.stdout
+
+    shutil.rmtree(broken.folder / "work")
+    (broken.folder / "half").rename(broken.folder / "work")
+    (broken.folder / "runs/tiny/fold0/model.pt").unlink()
+    (broken.folder / "pipeline" / LOSS).write_bytes(loss)
+    mend(broken, *HARMLESS)
+    done = broken.run("sh", "-c", broken.command("train"))
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stdout and "epoch 1/8" not in done.stdout
     assert (broken.folder / "runs/tiny/fold0/model.pt").is_file()
 
 

@@ -97,3 +97,8 @@ def test_a_missing_or_unreadable_table_says_what_to_do(tmp_path: Path) -> None:
         table.read(tmp_path / "cars.csv", Car, "run the split stage")
     with pytest.raises(UserError, match="Is a directory; run the split stage"):
         table.read(tmp_path, Car, "run the split stage")
+
+
+def test_columns_are_as_wide_as_their_longest_word() -> None:
+    rows = [("recipe", "dice"), ("a", "-"), ("carvana", "0.99")]
+    assert table.aligned(rows) == "recipe   dice\na        -\ncarvana  0.99"

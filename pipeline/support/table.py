@@ -199,3 +199,13 @@ def _number(kind: type[int] | type[float], cell: str) -> Any:
         return kind(cell)
     except ValueError:
         raise ValueError(_WORDS[kind]) from None
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of words in columns as wide as their longest, two spaces apart, for a terminal."""
+    rows = list(rows)
+    widths = [max(map(len, words)) for words in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
