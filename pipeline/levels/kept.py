@@ -1,0 +1,250 @@
+"""Levels kept on disk: what networks said of images, so that deciding again needs no network.
+
+A set of images is a folder of chunks, each a file that is whole or not there:
+
+    pipeline levels 1\\n           what it is
+    <the images' levels>          one zlib stream an image, as isal makes it; none if unreadable
+    <table>                       JSON: key, number of this chunk and of all, shape, a list an image
+    <length of table> <SHA-256>   8 and 32 bytes; the digest is of all that comes before it
+
+Nearly all pixels of a trained network are level 0 or 255, so deflate does well; isal's lowest
+level that finds repetitions was measured beside zstd, lz4 and others (`benchmarks/RESULTS.md`).
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from isal import isal_zlib
+
+from pipeline.support import files
+from pipeline.support.arrays import UInt8
+from pipeline.support.errors import UserError
+
+CHUNK = 512  # images: a killed prediction loses at most so many, of some tens of kB each
+
+_MAGIC = b"pipeline levels 1\n"
+_LENGTH = struct.Struct("<Q")
+_DIGEST = 32  # bytes of SHA-256
+_COMPRESSION = 1  # isal's
+_READ = 1 << 20  # bytes at once
+
+
+class DamagedError(UserError):
+    """A file of kept levels whose bytes are not those that were written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """What is kept of one image, compressed.
+
+    `shape` is that of its levels, (h, w) or (C, h, w) of several classes. `disagreement` is
+    the share of pixels (0..1) on which the networks differ at 0.5. `error` says why the image
+    could not be read, else it is empty; an unreadable image has no levels.
+    """
+
+    sample_id: str
+    shape: tuple[int, ...]
+    packed: bytes
+    disagreement: float
+    error: str
+
+    @classmethod
+    def of(cls, sample_id: str, levels: UInt8, disagreement: float, error: str) -> Self:
+        """Compress levels, uint8."""
+        data = b"" if error else np.ascontiguousarray(levels).data
+        packed = isal_zlib.compress(data, _COMPRESSION) if data else b""
+        return cls(sample_id, levels.shape, packed, disagreement, error)
+
+    def levels(self) -> UInt8:
+        """Decompress them, which threads do side by side; zeros where there are none."""
+        if self.error:
+            return np.zeros(self.shape, np.uint8)
+        data = isal_zlib.decompress(self.packed, bufsize=math.prod(self.shape))
+        return np.frombuffer(data, np.uint8).reshape(self.shape)
+
+
+@contextlib.contextmanager
+def write_chunk(
+    folder: Path, key: str, number: int, chunks: int
+) -> Iterator[Callable[[Image], None]]:
+    """Yield a function that adds the next image; the chunk is there when the block ends well.
+
+    Args:
+        key: says what the levels depend on.
+        number, chunks: of this chunk from 0, and of all in the folder.
+    """
+    images: list[Any] = []
+    with files.written_whole(_path(folder, number)) as temporary, temporary.open("wb") as stream:
+        digest = hashlib.sha256()
+
+        def write(data: bytes) -> None:
+            digest.update(data)
+            stream.write(data)
+
+        def add(image: Image) -> None:
+            write(image.packed)
+            images.append(
+                [image.sample_id, image.shape, len(image.packed), image.disagreement, image.error]
+            )
+
+        write(_MAGIC)
+        yield add
+        table = {"key": key, "number": number, "chunks": chunks, "images": images}
+        text = json.dumps(table, ensure_ascii=False).encode()
+        write(text)
+        write(_LENGTH.pack(len(text)))
+        stream.write(digest.digest())
+
+
+def write(folder: Path, key: str, images: Iterator[Image], total: int) -> None:
+    """Write a whole set at once; the folder, if there is one, is replaced when it is complete."""
+    chunks = -(-total // CHUNK)
+    scratch = folder.with_name(f".{folder.name}{files.TEMPORARY}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for number in range(chunks):
+        with write_chunk(scratch, key, number, chunks) as add:
+            for image in itertools.islice(images, CHUNK):
+                add(image)
+    replace(scratch, folder)
+
+
+def replace(source: Path, folder: Path) -> None:
+    """Give a complete set its place, in one step where both lie on one file system."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    doomed = folder.with_name(f".{folder.name}.old{files.TEMPORARY}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder, doomed)
+    try:
+        os.replace(source, folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        near = folder.with_name(f".{folder.name}.new{files.TEMPORARY}")
+        shutil.rmtree(near, ignore_errors=True)
+        shutil.copytree(source, near)
+        os.replace(near, folder)
+        shutil.rmtree(source)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """A chunk whose checksum was found to be right; its images lie in the file one by one."""
+
+    path: Path
+    key: str
+    number: int
+    chunks: int
+    table: Sequence[Any]
+
+    @classmethod
+    def open(cls, folder: Path, number: int) -> Self:
+        """Read and check one.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DamagedError: its bytes are not those that were written.
+        """
+        path = _path(folder, number)
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            rest, digest = size - _DIGEST, hashlib.sha256()
+            while rest > 0 and (block := stream.read(min(rest, _READ))):
+                digest.update(block)
+                rest -= len(block)
+            if size < _DIGEST or stream.read() != digest.digest():
+                raise DamagedError(f"{path}: damaged, its bytes do not match their checksum")
+            stream.seek(-_DIGEST - _LENGTH.size, os.SEEK_END)
+            (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+            stream.seek(-_DIGEST - _LENGTH.size - length, os.SEEK_END)
+            table = json.loads(stream.read(length))
+            stream.seek(0)
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise DamagedError(f"{path}: of another version of this project")
+        return cls(path, table["key"], table["number"], table["chunks"], table["images"])
+
+    def images(self) -> Iterator[Image]:
+        """All images, in order, compressed."""
+        with self.path.open("rb") as stream:
+            stream.seek(len(_MAGIC))
+            for sample_id, shape, length, disagreement, error in self.table:
+                yield Image(sample_id, tuple(shape), stream.read(length), disagreement, error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A complete set of kept levels, every byte of which was checked."""
+
+    folder: Path
+    chunks: Sequence[Chunk]
+
+    @classmethod
+    def open(cls, folder: Path, sample_ids: Sequence[str], remedy: str) -> Self:
+        """Open the levels of these images, in this order.
+
+        Args:
+            remedy: what to do if they are not there, as `run the predict stage`.
+
+        Raises:
+            UserError: they are missing, damaged, not all of one run, or of other images.
+        """
+        found: list[Chunk] = []
+        try:
+            while sample_ids and (not found or len(found) < found[0].chunks):
+                found.append(Chunk.open(folder, len(found)))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: no such file; {remedy}") from None
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {remedy}") from None
+        ids = [one[0] for chunk in found for one in chunk.table]
+        told = {(chunk.key, chunk.chunks) for chunk in found}
+        if len(told) > 1 or [chunk.number for chunk in found] != list(range(len(found))):
+            raise UserError(f"{folder}: found chunks of several runs; {remedy}")
+        if ids != list(sample_ids):
+            raise UserError(
+                f"{folder}: found {len(ids)} images that are not the {len(sample_ids)} expected; "
+                f"{remedy}"
+            )
+        return cls(folder, found)
+
+    def errors(self) -> dict[str, str]:
+        """What is wrong with each image that could not be read, by sample."""
+        return {one[0]: one[4] for chunk in self.chunks for one in chunk.table if one[4]}
+
+    def images(self) -> Iterator[Image]:
+        """All images, in order, compressed; nothing grows with their number."""
+        for chunk in self.chunks:
+            yield from chunk.images()
+
+    def some(self, sample_ids: Iterable[str]) -> Iterator[Image]:
+        """These images, in this order."""
+        places: dict[str, tuple[Chunk, int, Any]] = {}
+        for chunk in self.chunks:
+            start = len(_MAGIC)
+            for one in chunk.table:
+                places[one[0]] = chunk, start, one
+                start += one[2]
+        for wanted in sample_ids:
+            chunk, start, (sample_id, shape, length, disagreement, error) = places[wanted]
+            with chunk.path.open("rb") as stream:
+                stream.seek(start)
+                packed = stream.read(length)
+            yield Image(sample_id, tuple(shape), packed, disagreement, error)
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"chunk-{number:05d}.levels"
