@@ -3,9 +3,9 @@
 A set of images is a folder of chunks, each a file that is whole or not there:
 
     pipeline levels 1\\n           what it is
-    <the images' levels>          one zlib stream an image, as isal makes it; none if unreadable
-    <table>                       JSON: key, number of this chunk and of all, shape, a list an image
-    <length of table> <SHA-256>   8 and 32 bytes; the digest is of all that comes before it
+    <the images' levels>     one zlib stream an image, as isal makes it; none if unreadable
+    <table>                  JSON: key, number of this chunk and of all, a list an image
+    <length of the table>    8 bytes, and then the checksum that `files.verify` looks for
 
 Nearly all pixels of a trained network are level 0 or 255, so deflate does well; isal's lowest
 level that finds repetitions was measured beside zstd, lz4 and others (`benchmarks/RESULTS.md`).
@@ -14,7 +14,6 @@ level that finds repetitions was measured beside zstd, lz4 and others (`benchmar
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import itertools
 import json
 import math
@@ -36,13 +35,7 @@ CHUNK = 512  # images: a killed prediction loses at most so many, of some tens o
 
 _MAGIC = b"pipeline levels 1\n"
 _LENGTH = struct.Struct("<Q")
-_DIGEST = 32  # bytes of SHA-256
 _COMPRESSION = 1  # isal's
-_READ = 1 << 20  # bytes at once
-
-
-class DamagedError(UserError):
-    """A file of kept levels whose bytes are not those that were written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,26 +79,20 @@ def write_chunk(
         number, chunks: of this chunk from 0, and of all in the folder.
     """
     images: list[Any] = []
-    with files.written_whole(_path(folder, number)) as temporary, temporary.open("wb") as stream:
-        digest = hashlib.sha256()
+    with files.written_whole(_path(folder, number)) as temporary:
+        with temporary.open("wb") as stream:
+            stream.write(_MAGIC)
 
-        def write(data: bytes) -> None:
-            digest.update(data)
-            stream.write(data)
+            def add(image: Image) -> None:
+                stream.write(image.packed)
+                size = len(image.packed)
+                images.append([image.sample_id, image.shape, size, image.disagreement, image.error])
 
-        def add(image: Image) -> None:
-            write(image.packed)
-            images.append(
-                [image.sample_id, image.shape, len(image.packed), image.disagreement, image.error]
-            )
-
-        write(_MAGIC)
-        yield add
-        table = {"key": key, "number": number, "chunks": chunks, "images": images}
-        text = json.dumps(table, ensure_ascii=False).encode()
-        write(text)
-        write(_LENGTH.pack(len(text)))
-        stream.write(digest.digest())
+            yield add
+            table = {"key": key, "number": number, "chunks": chunks, "images": images}
+            text = json.dumps(table, ensure_ascii=False).encode()
+            stream.write(text + _LENGTH.pack(len(text)))
+        files.seal(temporary)
 
 
 def write(folder: Path, key: str, images: Iterator[Image], total: int) -> None:
@@ -152,29 +139,20 @@ class Chunk:
     table: Sequence[Any]
 
     @classmethod
-    def open(cls, folder: Path, number: int) -> Self:
-        """Read and check one.
+    def open(cls, folder: Path, number: int) -> Self | None:
+        """Read and check one; None where there is none, or where it is damaged.
 
-        Raises:
-            FileNotFoundError: there is none.
-            DamagedError: its bytes are not those that were written.
+        Damage is said, and the file is removed, so that it is made again.
         """
         path = _path(folder, number)
+        content = files.verify(path)
+        if content is None:
+            return None
         with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            rest, digest = size - _DIGEST, hashlib.sha256()
-            while rest > 0 and (block := stream.read(min(rest, _READ))):
-                digest.update(block)
-                rest -= len(block)
-            if size < _DIGEST or stream.read() != digest.digest():
-                raise DamagedError(f"{path}: damaged, its bytes do not match their checksum")
-            stream.seek(-_DIGEST - _LENGTH.size, os.SEEK_END)
+            stream.seek(content - _LENGTH.size)
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
-            stream.seek(-_DIGEST - _LENGTH.size - length, os.SEEK_END)
+            stream.seek(content - _LENGTH.size - length)
             table = json.loads(stream.read(length))
-            stream.seek(0)
-            if stream.read(len(_MAGIC)) != _MAGIC:
-                raise DamagedError(f"{path}: of another version of this project")
         return cls(path, table["key"], table["number"], table["chunks"], table["images"])
 
     def images(self) -> Iterator[Image]:
@@ -200,16 +178,13 @@ class Kept:
             remedy: what to do if they are not there, as `run the predict stage`.
 
         Raises:
-            UserError: they are missing, damaged, not all of one run, or of other images.
+            UserError: they are missing, damaged, of several runs, or of other images.
         """
         found: list[Chunk] = []
-        try:
-            while sample_ids and (not found or len(found) < found[0].chunks):
-                found.append(Chunk.open(folder, len(found)))
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: no such file; {remedy}") from None
-        except DamagedError as error:
-            raise DamagedError(f"{error}; {remedy}") from None
+        while sample_ids and (not found or len(found) < found[0].chunks):
+            if (chunk := Chunk.open(folder, len(found))) is None:
+                raise UserError(f"{_path(folder, len(found))}: no such file; {remedy}")
+            found.append(chunk)
         ids = [one[0] for chunk in found for one in chunk.table]
         told = {(chunk.key, chunk.chunks) for chunk in found}
         if len(told) > 1 or [chunk.number for chunk in found] != list(range(len(found))):
