@@ -27,6 +27,7 @@ import yaml
 from pipeline.data import rows as mask_rows
 from pipeline.data.archives import base_name
 from pipeline.data.samples import read, test
+from pipeline.evaluation.decision import Decision
 from pipeline.masks import submission
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +96,7 @@ def write_settings(folder: Path) -> None:
     recipe["runtime"] |= {"batch_size": BATCH, "workers": 2, "cache": "none", "tensorboard": False}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "params.yaml").write_text("recipes: [recipe]\nfolds: [0]\n")
-    (folder / "metrics.json").write_text('{"threshold": 0.5}')
+    (folder / "metrics.json").write_text(json.dumps(Decision(128).as_metrics()))
 
 
 def command(name: str, arguments: str) -> list[str]:

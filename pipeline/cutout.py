@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.data.images import BadImageError
-from pipeline.evaluation import decision
+from pipeline.evaluation.decision import Decision
 from pipeline.levels import scale
 from pipeline.masks import parts
 from pipeline.networks import model
@@ -186,7 +186,7 @@ def _level(asked: float | None, metrics: Path, classes: int) -> int:
         return scale.nearest(0.5)
     if asked is None:
         try:
-            return scale.nearest(decision.read_threshold(metrics))
+            return scale.nearest(Decision.read(metrics).threshold)
         except UserError as error:
             raise UserError(f"{error}, or give --threshold") from None
     if not 1 / 256 <= asked < 1:

@@ -16,6 +16,7 @@ from pipeline.evaluation import breakdown, out_of_fold
 from pipeline.evaluation.out_of_fold import OutOfFold
 from pipeline.levels import scale
 from pipeline.levels.scale import HALF, LEVELS
+from pipeline.masks.clean_up import CleanUp
 from pipeline.metrics import classes
 from pipeline.metrics.dice import (
     best_threshold,
@@ -42,11 +43,13 @@ class Result:
     `gain_largest` is what keeping each mask's largest part alone adds at 0.5. `worst` is the
     lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
     foreground) are means over images at the threshold; `dice_flattened` pools all
-    pixels, see `pipeline.metrics.dice.flattened_dice`.
+    pixels, see `pipeline.metrics.dice.flattened_dice`. `clean_up` are the repairs that masks
+    get after the threshold.
     """
 
     threshold: float
     level: int
+    clean_up: CleanUp
     threshold_low: float
     threshold_high: float
     dice: float
@@ -155,6 +158,7 @@ def choose_threshold(found: OutOfFold, settings: Tune) -> Tuned:
     result = Result(
         threshold=level / LEVELS,
         level=level,
+        clean_up=CleanUp(),
         threshold_low=low / LEVELS,
         threshold_high=high / LEVELS,
         dice=float(mean[level]),

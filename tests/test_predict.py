@@ -25,6 +25,7 @@ from conftest import ROOT, jpeg, tiny_image, tiny_mask, tiny_recipe, write_yaml
 from pipeline.data import rows as mask_rows
 from pipeline.data import samples
 from pipeline.data.samples import Sample
+from pipeline.evaluation.decision import Decision
 from pipeline.masks import parts, rle
 from pipeline.networks import model
 from pipeline.support import files
@@ -135,7 +136,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples.write(folder / "samples.csv", rows(IMAGES))
     write_yaml(folder / "params.yaml", {"recipes": ["recipe"], "folds": [0, 1]})
     (folder / "eval").mkdir()
-    (folder / "eval/metrics.json").write_text('{"threshold": 0.5}')
+    (folder / "eval/metrics.json").write_text(json.dumps(Decision(128).as_metrics()))
     for fold in (0, 1):
         description = model.Description(
             NETWORK, (32, 64), "linear", (0.5,) * 3, (0.5,) * 3, 1, fold

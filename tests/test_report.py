@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TEST_CARS, VIEWS, tiny_mask, tiny_recipe, write_tiny_archives, write_yaml
 from pages import Opened, looked_at

@@ -19,7 +19,7 @@ from pipeline.data import samples
 from pipeline.data.archives import Archives, base_name
 from pipeline.data.images import BadImageError
 from pipeline.data.samples import Sample
-from pipeline.evaluation import decision
+from pipeline.evaluation.decision import Decision
 from pipeline.levels import scale
 from pipeline.masks import submission as submissions
 from pipeline.networks import model
@@ -146,7 +146,7 @@ def _run(
 ) -> None:
     """Predict `rows`, as one of Fabric's processes; the first puts all shares together."""
     settings, runtime, tta = recipe.predict, recipe.runtime, recipe.validate_.tta
-    threshold = decision.read_threshold(paths.metrics)
+    threshold = Decision.read(paths.metrics).threshold
     hardware.reuse_freed_memory()
     mask_rows.find_sample(paths.raw)  # missing, it ends the run now and not after it
     for row in rows:
