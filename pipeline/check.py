@@ -139,7 +139,7 @@ def _archives(recipe: Recipe, paths: Paths) -> str:
                     f"taken from there: put it there, or unset PIPELINE_DATA to ask Kaggle"
                 )
         return f"{len(missing)} archives to come from {local}"
-    return f"{len(missing)} archives to come from Kaggle, as {_credentials()}"
+    return f"{len(missing)} archives to come from Kaggle, with {_account()}"
 
 
 def _is_here(folder: Path, name: str) -> bool:
@@ -147,14 +147,14 @@ def _is_here(folder: Path, name: str) -> bool:
     return any((folder / f"{name}{ending}").is_file() for ending in ("", ".zip"))
 
 
-def _credentials() -> str:
+def _account() -> str:
     """Where the user's credentials are; Kaggle is not asked whether it knows them."""
     from pipeline.kaggle import credentials
 
     if found := credentials.find():
-        return f"{found.source} says"
-    if credentials.login_file().is_file():
-        return f"{credentials.login_file()} says"
+        return found.source
+    if (login := credentials.login_file()).is_file():
+        return str(login)
     raise credentials.none_found()
 
 
