@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from pipeline.train.dataset import Decoder, TrainingSet
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +28,6 @@ from pipeline.support.progress import TensorBoard
 from pipeline.train import averages, cache, optimizers
 from pipeline.train import stage as train
 from pipeline.train.augment import Augmentation
-from pipeline.train.dataset import Decoder, TrainingSet
 from pipeline.train.held_out import HeldOut
 from pipeline.train.loss import bce_dice
 

@@ -81,12 +81,13 @@ def check_network(recipe: Recipe, path: Path) -> int:
     settings = recipe.train
     try:
         with hardware.explain_failures(), torch.device("meta"):
-            network = model.build(model.describe(settings, 0), weights="none")
-            batch = torch.empty(settings.batch_size, *settings.size, 3, dtype=torch.uint8)
-            logits = network.train()(batch)  # B, H, W[, C]
+            network = model.for_training(settings, 0, "none").train()
+            for phase in settings.phases:
+                batch = torch.empty(phase.batch_size, *phase.size, 3, dtype=torch.uint8)
+                logits = network(batch)  # B, H, W[, C]
+                assert logits.shape[0] == phase.batch_size, logits.shape
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    assert logits.shape[0] == settings.batch_size, logits.shape
     return model.parameters(network)
 
 

@@ -178,7 +178,7 @@ def tiny_recipe(name: str = "sample") -> dict:
     files = ["train.zip", "train_masks.zip", "test.zip", "sample_submission.csv.zip"]
     recipe["download"] = {"kind": "competition", "slug": SLUG, "files": files, "optional_files": []}
     recipe["split"]["folds"] = 2
-    recipe["train"] |= {"size": [32, 64], "epochs": 1, "batch_size": 4}
+    one_phase(recipe, size=[32, 64], epochs=1, batch_size=4)
     recipe["validate"] |= {"worst": 4, "random": 2}
     recipe["tune"]["bootstrap"] = 50
     recipe["runtime"] |= {
@@ -188,6 +188,12 @@ def tiny_recipe(name: str = "sample") -> dict:
         "checkpoint_seconds": 30,
         "tensorboard": False,
     }
+    return recipe
+
+
+def one_phase(recipe: dict, **changes: object) -> dict:
+    """Train in the last phase alone, changed."""
+    recipe["train"]["phases"] = [recipe["train"]["phases"][-1] | changes]
     return recipe
 
 

@@ -1,18 +1,22 @@
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 from conftest import tiny_image, tiny_mask
 
+from pipeline.recipe.schema import Augment
 from pipeline.train.augment import Augmentation
 
 MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)
 NOTHING = dict(
-    hflip=0, affine=0, shift=0, scale=0, rotate=0,
+    hflip=0, vflip=0, affine=0, shift=0, scale=0, rotate=0,
     color=0, lighten=0, brightness=0, contrast=0, saturation=0, hue=0,
 )  # fmt: skip
 
 
 def augmentation(**changes: float | tuple[float, float]) -> Augmentation:
-    return Augmentation(**{**NOTHING, **changes})
+    return Augmentation(Augment(**{**NOTHING, **changes}))
 
 
 def test_nothing_changes_nothing() -> None:
@@ -25,6 +29,12 @@ def test_a_flip_moves_image_and_target_together() -> None:
     image, target = augmentation(hflip=1)(IMAGE, MASK, 1)
     np.testing.assert_array_equal(image, IMAGE[:, ::-1])
     np.testing.assert_array_equal(target, MASK[:, ::-1])
+
+
+def test_an_upside_down_flip_moves_image_and_target_together() -> None:
+    image, target = augmentation(vflip=1)(IMAGE, MASK, 1)
+    np.testing.assert_array_equal(image, IMAGE[::-1])
+    np.testing.assert_array_equal(target, MASK[::-1])
 
 
 def test_an_affine_change_moves_the_target_with_the_image() -> None:
@@ -87,3 +97,26 @@ def test_a_pair_is_a_range_of_factors() -> None:
     for seed in range(10):
         image, _ = augmentation(color=1, contrast=(0.5, 0.7))(IMAGE, MASK, seed)
         assert 0.48 < image.astype(float).mean(axis=2).std() / grey.std() < 0.72
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("brightness", lambda image: image.mean()),
+        ("contrast", lambda image: image.astype(float).mean(axis=2).std()),
+        ("saturation", lambda image: np.ptp(image[32, 48].astype(int))),
+        ("hue", lambda image: int(image[32, 48, 1]) - int(image[32, 48, 2])),
+    ],
+)
+def test_each_color_change_does_what_it_is_called(
+    name: str, measure: Callable[[np.ndarray], float]
+) -> None:
+    """One alone moves its own measure to both sides, and the target not at all."""
+    before, found = measure(IMAGE), []
+    for seed in range(30):
+        image, target = augmentation(color=1, **{name: 0.3})(IMAGE, MASK, seed)
+        found.append(measure(image))
+        np.testing.assert_array_equal(target, MASK)
+    assert min(found) < before - 0.05 * abs(before) - 1 or name == "contrast"
+    assert min(found) < before < max(found)
+    assert max(found) - min(found) > 0.2 * abs(before)

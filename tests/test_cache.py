@@ -12,8 +12,8 @@ from pipeline.data.samples import Sample
 from pipeline.sources import carvana
 from pipeline.split import split
 from pipeline.support.errors import UserError
-from pipeline.train import cache
-from pipeline.train.dataset import Decoder
+from pipeline.train import data
+from pipeline.train.data import Cache, Decoder
 
 SIZE = (32, 64)
 
@@ -47,8 +47,8 @@ def decoder(rows: list[Sample], archives: Archives) -> Counted:
 def test_every_pixel_is_that_of_no_cache(kind, rows, archives, tmp_path: Path) -> None:
     for size, resize in ((SIZE, "area"), ((64, 32), "linear")):
         decoder = Decoder(rows, archives, size, resize)
-        pictures = cache.open_pictures(kind, decoder, tmp_path)
-        assert len(pictures) == len(rows)
+        pictures = Cache(kind, tmp_path, rows, archives, resize, [size]).at(size)
+        assert list(pictures.rows) == rows
         for position in range(len(rows)):
             for part, plain in zip(pictures[position], decoder[position], strict=True):
                 np.testing.assert_array_equal(part, plain)
@@ -56,14 +56,14 @@ def test_every_pixel_is_that_of_no_cache(kind, rows, archives, tmp_path: Path) -
 
 
 def test_what_is_on_disk_is_not_decoded_again(decoder: Counted, tmp_path: Path) -> None:
-    first = cache.on_disk(tmp_path, decoder)
-    second = cache.on_disk(tmp_path, decoder)
+    first = data.on_disk(tmp_path, decoder)
+    second = data.on_disk(tmp_path, decoder)
     assert decoder.decoded == len(decoder)
     np.testing.assert_array_equal(first[3][0], second[3][0])
 
 
 def test_changing_a_picture_leaves_the_cache_alone(decoder: Counted, tmp_path: Path) -> None:
-    for pictures in (cache.in_ram(decoder), cache.on_disk(tmp_path, decoder)):
+    for pictures in (data.in_ram(decoder), data.on_disk(tmp_path, decoder)):
         image, _ = pictures[0]
         before = image.copy()
         image[:] = 0
@@ -72,7 +72,7 @@ def test_changing_a_picture_leaves_the_cache_alone(decoder: Counted, tmp_path: P
 
 def test_two_at_once_make_one(decoder: Counted, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(cache.on_disk, tmp_path, decoder) for _ in range(2)]
+        both = [pool.submit(data.on_disk, tmp_path, decoder) for _ in range(2)]
         one, other = (future.result() for future in both)
     assert decoder.decoded == len(decoder)
     np.testing.assert_array_equal(one[7][1], other[7][1])
@@ -80,7 +80,7 @@ def test_two_at_once_make_one(decoder: Counted, tmp_path: Path) -> None:
 
 def test_the_key_is_all_that_the_pixels_depend_on(rows, archives, raw: Path) -> None:
     def key(rows=rows, size=SIZE, resize="area") -> str:
-        return cache.key(Decoder(rows, archives, size, resize))
+        return data.key(Decoder(rows, archives, size, resize))
 
     first = key()
     others = {key(rows[:-1]), key(size=(64, 32)), key(resize="linear")}
@@ -89,31 +89,58 @@ def test_the_key_is_all_that_the_pixels_depend_on(rows, archives, raw: Path) -> 
 
 
 def test_a_damaged_cache_is_made_again(decoder: Counted, tmp_path: Path) -> None:
-    cache.on_disk(tmp_path, decoder)
+    data.on_disk(tmp_path, decoder)
     path = next(tmp_path.glob("cache-*")) / "targets.npy"
     path.write_bytes(path.read_bytes()[:-100])
     (tmp_path / "unfinished-cache-abc").mkdir()
-    pictures = cache.on_disk(tmp_path, decoder)
+    pictures = data.on_disk(tmp_path, decoder)
     np.testing.assert_array_equal(pictures[7][1], decoder[7][1])
-    assert [p.name for p in tmp_path.glob("*cache-*")] == [f"cache-{cache.key(decoder)}"]
+    assert [p.name for p in tmp_path.glob("*cache-*")] == [f"cache-{data.key(decoder)}"]
 
 
 def test_a_new_cache_replaces_the_old_one(rows, archives, tmp_path: Path) -> None:
     for size in (SIZE, (64, 64)):
         decoder = Decoder(rows, archives, size, "area")
-        cache.on_disk(tmp_path, decoder)
-    assert [p.name for p in tmp_path.glob("cache-*")] == [f"cache-{cache.key(decoder)}"]
+        data.on_disk(tmp_path, decoder)
+    assert [p.name for p in tmp_path.glob("cache-*")] == [f"cache-{data.key(decoder)}"]
+
+
+def test_the_sizes_of_all_phases_stay(rows, archives, tmp_path: Path) -> None:
+    """Of the next fold, which begins with the first of them."""
+    sizes = [SIZE, (64, 64)]
+    cache = Cache("disk", tmp_path, rows, archives, "area", sizes)
+    for size in sizes:
+        cache.at(size)
+    keys = {f"cache-{data.key(Decoder(rows, archives, size, 'area'))}" for size in sizes}
+    assert {p.name for p in tmp_path.glob("cache-*")} == keys
+
+
+def test_a_damaged_picture_is_said_and_decoded_again(
+    decoder: Counted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quarter of the bytes zeroed, as a disk can leave them."""
+    data.on_disk(tmp_path, decoder)
+    path = next(tmp_path.glob("cache-*")) / "images.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[: 3 * len(content) // 4] + bytes(len(content) // 4))
+    pictures, before = data.on_disk(tmp_path, decoder), decoder.decoded
+    for position in range(len(decoder.rows)):
+        np.testing.assert_array_equal(
+            pictures[position][0], Decoder.__getitem__(decoder, position)[0]
+        )
+    assert decoder.decoded - before == 3, "two of eight and a bit"
+    assert capsys.readouterr().out.count("its decoded copy in the cache is damaged") == 3
 
 
 def test_a_disk_without_room_is_told_before_any_work(rows, archives, tmp_path: Path) -> None:
     decoder = Counted(rows, archives, (2**20, 2**20), "area")
     with pytest.raises(UserError, match=r"runtime.cache: disk needs .* GB, the disk has .* GB"):
-        cache.on_disk(tmp_path, decoder)
+        data.on_disk(tmp_path, decoder)
     assert not hasattr(decoder, "decoded")
 
 
 def test_an_image_that_does_not_decode_leaves_no_cache(rows, archives, tmp_path: Path) -> None:
     rows[0] = Sample("x", "train", "x", "missing.jpg", "missing.gif", 0, 4, 4, 0.5)
     with pytest.raises(UserError, match=r"missing\.jpg"):
-        cache.on_disk(tmp_path, Decoder(rows, archives, SIZE, "area"))
+        data.on_disk(tmp_path, Decoder(rows, archives, SIZE, "area"))
     assert not list(tmp_path.glob("cache-*"))

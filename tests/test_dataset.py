@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,14 @@ from conftest import by_group, classes_of, write_tiny_pets
 from pipeline.data.archives import Archives
 from pipeline.data.images import soft_target
 from pipeline.data.samples import Sample
+from pipeline.recipe.schema import Augment
 from pipeline.sources import carvana, oxford_pets
 from pipeline.split import split
 from pipeline.support import hardware
-from pipeline.train import cache
+from pipeline.support.errors import UserError
+from pipeline.train import data
 from pipeline.train.augment import Augmentation
-from pipeline.train.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
+from pipeline.train.data import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
 
 SIZE = (32, 64)
 
@@ -33,12 +36,11 @@ def rows(archives: Archives) -> list[Sample]:
 
 
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
-    augment = Augmentation(
-        hflip=0.5, affine=1, shift=0.1, scale=0.1, rotate=5,
+    ranges = Augment(
+        hflip=0.5, vflip=0, affine=1, shift=0.1, scale=0.1, rotate=5,
         color=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
     )  # fmt: skip
-    decoder = Decoder(rows, archives, SIZE, "area")
-    return TrainingSet(rows, rows, decoder, augment)
+    return TrainingSet(rows, Decoder(rows, archives, SIZE, "area"), Augmentation(ranges))
 
 
 def shuffle(
@@ -71,6 +73,18 @@ def test_workers_start_where_opencv_has_threads(rows, archives) -> None:
     loader = load_batches(training_set(rows, archives), shuffle(len(rows), 3, seed=4), 1, pin=False)
     loader.timeout = 60
     assert len(list(loader)) == len(rows) // 3
+
+
+def test_a_small_dev_shm_is_told_before_workers_start(
+    rows, archives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    some = training_set(rows, archives), shuffle(len(rows), 4, seed=1)
+    needed = r"runtime.workers: 2 processes with 4 batches ready each need 0 MB of /dev/shm, which"
+    with pytest.raises(UserError, match=needed.replace("0 MB", r"\d+ MB")):
+        load_batches(*some, 2, pin=False)
+    assert load_batches(*some, 0, pin=False)
 
 
 def test_an_epoch_draws_every_row_at_most_once() -> None:
@@ -145,8 +159,10 @@ def test_pets_have_targets_of_three_classes_cached_or_not(tmp_path: Path) -> Non
     archives = Archives(write_tiny_pets(tmp_path / "raw"))
     pets = split(oxford_pets.read_entries(archives), archives, by_group(2))
     decoder = Decoder(pets, archives, SIZE, "area")
-    on_disk = cache.on_disk(tmp_path / "work", decoder)
-    for position, pictures in enumerate(zip(decoder, cache.in_ram(decoder), on_disk, strict=True)):
+    on_disk = data.on_disk(tmp_path / "work", decoder)
+    kinds = decoder, data.in_ram(decoder), on_disk
+    for position in range(len(pets)):
+        pictures = [kind[position] for kind in kinds]
         for image, target in pictures:
             assert target.shape == (*SIZE, 3)
             np.testing.assert_array_equal(image, pictures[0][0])

@@ -9,6 +9,7 @@ import yaml
 from conftest import (
     PETS,
     ROOT,
+    one_phase,
     write_tiny_archives,
     write_tiny_brains,
     write_tiny_pets,
@@ -42,7 +43,7 @@ def smaller(recipe: dict) -> dict:
     network = recipe["train"]["model"]
     network |= SMALLER[network["architecture"]]
     unpadded = network.get("padding") == "valid"
-    recipe["train"] |= {"size": [100, 116] if unpadded else [64, 96], "epochs": 1, "batch_size": 2}
+    one_phase(recipe, size=[100, 116] if unpadded else [64, 96], epochs=1, batch_size=2)
     if recipe["split"]["by"] == "first-images":
         recipe["split"] |= {"training": 7, "held_out": 3}
     if recipe["split"]["source"] == "oxford_pets":

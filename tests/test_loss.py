@@ -3,14 +3,19 @@ import math
 import pytest
 import torch
 
+from pipeline.recipe.schema import Loss
+from pipeline.support.errors import UserError
 from pipeline.train import loss
-from pipeline.train.loss import Terms, near_boundary, soft_dice
+from pipeline.train.loss import Losses, Terms, near_boundary, soft_dice
+
+CPU = torch.device("cpu")
 
 
 def bce_dice(
     logits: torch.Tensor, target: torch.Tensor, bce: float, dice: float, boundary: float = 0
 ) -> Terms:
-    return loss.bce_dice(logits, target, bce, dice, boundary, 1)
+    weights = Loss(bce=bce, dice=dice, boundary=boundary, boundary_width=1)
+    return loss.entropy_dice(logits, target, weights)
 
 
 def test_terms_are_what_their_formulas_say() -> None:
@@ -88,7 +93,7 @@ def test_the_boundary_weight_keeps_the_scale() -> None:
 
 
 def of_classes(logits: torch.Tensor, target: torch.Tensor, boundary: float = 0) -> Terms:
-    return loss.entropy_dice(logits, target, 1.0, 1.0, boundary, 1)
+    return bce_dice(logits, target, 1.0, 1.0, boundary)
 
 
 def test_the_terms_of_classes_are_what_their_formulas_say() -> None:
@@ -135,7 +140,35 @@ def test_targets_of_bytes_become_shares() -> None:
     assert found[0, 1, 0, 1].item() == pytest.approx(64 / 255)
 
 
-def test_one_class_is_binary_cross_entropy() -> None:
-    torch.manual_seed(0)
-    logits, target = torch.randn(2, 5, 6), torch.rand(2, 5, 6)
-    assert of_classes(logits, target) == bce_dice(logits, target, 1.0, 1.0)
+def terms(total: float, bce: float = 1.0, dice: float = 0.5) -> Terms:
+    return Terms(*(torch.tensor(value) for value in (total, bce, dice)))
+
+
+def test_losses_are_means_over_batches() -> None:
+    losses = Losses(CPU, ["a", "b"])
+    for total in (1.0, 2.0, 6.0):
+        assert losses.add(terms(total), torch.tensor([0])), "on a CPU every batch is looked at"
+        assert losses.look() == total
+    assert losses.means().tolist() == [3.0, 1.0, 0.5]
+    losses.clear()
+    losses.add(terms(7.0), torch.tensor([0]))
+    assert losses.means()[0] == 7
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_batch_that_is_not_finite_is_named(value: float) -> None:
+    losses = Losses(CPU, ["a", "b", "c", "d"])
+    losses._window = 20  # as on a GPU: looked at long after
+    assert not losses.add(terms(1.0), torch.tensor([0, 1]))
+    losses.add(terms(value, bce=value), torch.tensor([3, 2]))
+    losses.add(terms(float("nan")), torch.tensor([0, 1]))
+    with pytest.raises(UserError, match=rf"loss is {value} \(BCE {value}, Dice 0.5\) on d, c, "):
+        losses.look()
+
+
+def test_losses_go_on_from_their_state() -> None:
+    one, other = Losses(CPU, ["a"]), Losses(CPU, ["a"])
+    one.add(terms(3.0), torch.tensor([0]))
+    other.load_state_dict(one.state_dict())
+    other.add(terms(5.0), torch.tensor([0]))
+    assert other.means()[0] == 4

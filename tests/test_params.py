@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, write_yaml
+from conftest import ROOT, one_phase, write_yaml
 
 from pipeline.recipe import read
 from pipeline.recipe.schema import Section
@@ -31,15 +31,15 @@ def refusal(tmp_path: Path, content: object) -> str:
 
 def test_values_arrive_as_written(tmp_path: Path) -> None:
     content = recipe()
-    content["train"]["epochs"] = 7
+    one_phase(content, epochs=7)
     loaded = read.load(write_yaml(tmp_path / "mine.yaml", content))
     assert loaded.train.epochs == 7
-    assert loaded.train.size == tuple(content["train"]["size"])
+    assert loaded.train.size == tuple(content["train"]["phases"][0]["size"])
 
 
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        read.load(RECIPES[0]).train.epochs = 3  # type: ignore[misc]
+        read.load(RECIPES[0]).train.seed = 3  # type: ignore[misc]
 
 
 def test_no_value_has_a_default() -> None:
@@ -63,19 +63,23 @@ def test_every_key_is_needed(tmp_path: Path) -> None:
 
 def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path) -> None:
     content = recipe()
-    content["train"]["epoch"] = content["train"].pop("epochs")
+    phase = content["train"]["phases"][0]
+    phase["epoch"] = phase.pop("epochs")
     message = refusal(tmp_path, content)
-    assert "train.epochs: missing" in message
-    assert "train.epoch: unknown key; did you mean 'epochs'?" in message
+    assert "train.phases.0.epochs: missing" in message
+    assert "train.phases.0.epoch: unknown key; did you mean 'epochs'?" in message
+
+
+PHASE = ("train", "phases", 0)
 
 
 @pytest.mark.parametrize(
     ("keys", "value", "said"),
     [
-        (("train", "epochs"), 0, "train.epochs: found 0; Input should be greater than or"),
-        (("train", "epochs"), "many", "train.epochs: found 'many'"),
-        (("train", "size"), [0, 128], "train.size.0: found 0; Input should be greater than or"),
-        (("train", "optimizer", "learning_rate"), -1, "train.optimizer.learning_rate: found -1"),
+        ((*PHASE, "epochs"), 0, "train.phases.0.epochs: found 0; Input should be greater than or"),
+        ((*PHASE, "epochs"), "many", "train.phases.0.epochs: found 'many'"),
+        ((*PHASE, "size"), [0, 128], "train.phases.0.size.0: found 0; Input should be"),
+        ((*PHASE, "learning_rate"), -1, "train.phases.0.learning_rate: found -1"),
         (("train", "augment", "hflip"), 1.5, "train.augment.hflip: found 1.5"),
         (("train", "model", "architecture"), "UNet", "train.model.architecture: found 'UNet'; exp"),
         (("split", "folds"), 1, "split.folds: found 1"),
@@ -86,7 +90,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named(
-    tmp_path: Path, keys: tuple[str, ...], value: object, said: str
+    tmp_path: Path, keys: tuple[str | int, ...], value: object, said: str
 ) -> None:
     content = recipe()
     section = content
@@ -110,14 +114,14 @@ INFINITE, REPEATED = "Input should be a finite number", "each may stand in the l
         ("train.model.encoder", 18, "found 18; Input should be a valid string"),
         ("train.model.decoder_channels.1", "8", TEXT_FOR_NUMBER),
         ("train.model.decoder_channels.1", True, TRUE_FOR_NUMBER),
-        ("train.size", 160, "found 160; expected a list"),
-        ("train.size.0", "8", TEXT_FOR_NUMBER),
-        ("train.epochs", True, TRUE_FOR_NUMBER),
-        ("train.epochs", datetime.date(2017, 2, 3), "found datetime.date(2017, 2, 3); Input"),
-        ("train.epochs", None, "found None; Input should be a valid integer"),
-        ("train.batch_size", "8", TEXT_FOR_NUMBER),
+        ("train.phases.0.size", 160, "found 160; expected a list"),
+        ("train.phases.0.size.0", "8", TEXT_FOR_NUMBER),
+        ("train.phases.0.epochs", True, TRUE_FOR_NUMBER),
+        ("train.phases.0.epochs", datetime.date(2017, 2, 3), "found datetime.date(2017, 2, 3)"),
+        ("train.phases.0.epochs", None, "found None; Input should be a valid integer"),
+        ("train.phases.0.batch_size", "8", TEXT_FOR_NUMBER),
         ("train.sync_batchnorm", 1, "found 1; Input should be a valid boolean"),
-        ("train.optimizer.learning_rate", "8", TEXT_FOR_NUMBER),
+        ("train.phases.0.learning_rate", "8", TEXT_FOR_NUMBER),
         ("train.optimizer", "adamw", "found 'adamw'; expected a section with its keys"),
         ("train.gradient.clip", True, "found True; Input should be 'none', or Input should be a"),
         ("train.weights.init_from", True, "found True; Input should be a valid string"),
@@ -128,7 +132,7 @@ INFINITE, REPEATED = "Input should be a finite number", "each may stand in the l
         ("predict.compression", 2.0, "found 2.0; Input should be a valid integer"),
         ("runtime.compile", "yes", "found 'yes'; Input should be a valid boolean"),
         ("runtime", ["cpu"], "found ['cpu']; expected a section with its keys"),
-        ("train.optimizer.learning_rate", math.inf, INFINITE),
+        ("train.phases.0.learning_rate", math.inf, INFINITE),
         ("train.normalization.mean.2", math.nan, INFINITE),
         ("train.augment.rotate", math.nan, INFINITE),
         ("train.augment.contrast.1", math.inf, INFINITE),
@@ -148,9 +152,9 @@ def test_a_value_of_another_type_is_no_value(
         ("download.train_cars", 10**12, "less than or equal to 100000"),
         ("train.classes", 2, "foreground and background are one class: write 1, or 3 and more"),
         ("train.classes", 257, "less than or equal to 256"),
-        ("train.size", [128], "missing; the list is too short"),
-        ("train.size", [128, 128, 3], "at most 2 items"),
-        ("train.size.1", 40_000, "less than or equal to 32766"),
+        ("train.phases.0.size", [128], "missing; the list is too short"),
+        ("train.phases.0.size", [128, 128, 3], "at most 2 items"),
+        ("train.phases.0.size.1", 40_000, "less than or equal to 32766"),
         ("train.model.encoder", "", "should match pattern"),
         ("train.model.decoder_channels", [64, 32], "List should have at least 5 items"),
         ("train.model.decoder_channels.4", 0, "greater than or equal to 1"),
@@ -158,14 +162,16 @@ def test_a_value_of_another_type_is_no_value(
         ("train.normalization.mean", [124, 116, 104], "found 124; Input should be less than or"),
         ("train.normalization.std.0", 58.4, "less than or equal to 1"),
         ("train.normalization.std.0", 0, "greater than or equal to 0.001"),
-        ("train.epochs", 10**400, "less than or equal to 1000000000"),
-        ("train.optimizer.learning_rate", 10**400, "should be a valid number"),
-        ("train.optimizer.learning_rate", 0, "greater than 0"),
-        ("train.schedule.warm_up", 0, "greater than 0"),
-        ("train.schedule.warm_up", 1, "less than 1"),
+        ("train.phases.0.epochs", 10**400, "less than or equal to 1000000000"),
+        ("train.phases.0.learning_rate", 10**400, "should be a valid number"),
+        ("train.phases.0.learning_rate", 0, "greater than 0"),
+        ("train.phases.0.schedule.warm_up", 0, "greater than 0"),
+        ("train.phases.0.schedule.warm_up", 1, "less than 1"),
         ("train.loss", {"bce": 0, "dice": 0, "boundary": 0, "boundary_width": 1}, "both 0"),
         ("train.loss.boundary_width", 0, "greater than or equal to 1"),
-        ("train.weights.average", 0, "greater than or equal to 1"),
+        ("train.weights.keep", "all", "Input should be 'last' or 'best'"),
+        ("train.validation.every", 0, "greater than or equal to 1"),
+        ("train.phases", [], "at least 1 item"),
         ("train.validation.patience", 0, "greater than or equal to 1"),
         ("train.augment.contrast", [0.7, 0.5], "the first factor may not be above the second"),
         ("train.augment.contrast", [0.7], "train.augment.contrast.1: missing; the list is too"),
@@ -280,13 +286,12 @@ def test_what_is_no_recipe_at_all_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
     text = (ROOT / "recipes/sample.yaml").read_text()
     lines = text.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("  epochs:"))
-    lines.insert(at + 9, "  epochs: 3")
-    assert lines[at + 8].startswith("  ") or lines[at + 8].startswith("    ")
+    at = next(i for i, line in enumerate(lines) if line.startswith("  sampler:"))
+    lines.insert(at + 4, "  sampler: 3")
     path = tmp_path / "mine.yaml"
     path.write_text("\n".join(lines) + "\n")
-    line = lines.index("  epochs: 3") + 1
-    with pytest.raises(UserError, match=f"mine.yaml: line {line}: key 'epochs' stands twice"):
+    line = lines.index("  sampler: 3") + 1
+    with pytest.raises(UserError, match=f"mine.yaml: line {line}: key 'sampler' stands twice"):
         read.load(path)
 
 
@@ -313,11 +318,11 @@ def test_recipes_to_run_are_named_once(tmp_path: Path, recipes: object) -> None:
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     """YAML 1.1, which PyYAML reads, takes 1e-4 for text; DVC reads YAML 1.2."""
     text = (ROOT / "recipes/sample.yaml").read_text()
-    rate = f"learning_rate: {recipe()['train']['optimizer']['learning_rate']}"
+    rate = f"learning_rate: {recipe()['train']['phases'][0]['learning_rate']}"
     assert rate in text
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace(rate, "learning_rate: 1e-4"))
-    assert read.load(path).train.optimizer.learning_rate == 1e-4
+    assert read.load(path).train.phases[0].learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("folds", [[5], [-1], [0, 0], [], "all", [True], ["0"], [0.0]])

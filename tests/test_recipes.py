@@ -28,9 +28,9 @@ PARAMETERS = {
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_valid_and_can_be_built(path: Path) -> None:
     recipe = read.load(path)
-    network = model.build(model.describe(recipe.train, fold=0), weights="none")
+    network = model.for_training(recipe.train, 0, "none")
     assert model.parameters(network) == PARAMETERS.get(path.stem, model.parameters(network))
-    Augmentation(**recipe.train.augment.model_dump())
+    Augmentation(recipe.train.augment)
     source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
     assert callable(source.read_entries)
 

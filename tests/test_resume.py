@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -10,17 +11,20 @@ import pytest
 from conftest import write_tiny_archives
 from training import Place, same_weights, small_recipe
 
-EPOCHS = 4
-
 
 @pytest.fixture(scope="module")
 def recipe() -> dict:
-    """Everything that has a state: moving average, mean of epochs, two batches a step."""
-    return small_recipe(
+    """Everything that has a state: two phases, moving average, two batches a step."""
+    recipe = small_recipe(
         {"checkpoint_seconds": 0, "workers": 2},
-        epochs=EPOCHS, batch_size=1, gradient={"accumulate": 2, "clip": 1.0},
-        weights={"ema": 0.9, "average": 2},
+        epochs=2, batch_size=1, gradient={"accumulate": 2, "clip": 1.0},
+        weights={"ema": 0.9}, validation={"every": 2},
     )  # fmt: skip
+    (first,) = recipe["train"]["phases"]
+    cosine = {"name": "cosine", "warm_up": 0.1, "end": 0.0}
+    second = first | {"size": [64, 64], "learning_rate": 0.001, "schedule": cosine}
+    recipe["train"]["phases"] = [first, second]
+    return recipe
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,12 @@ def wait_for_checkpoint(place: Place, process, newer_than: float = 0.0) -> None:
         saved = list(place.work.glob("*/*/last.pt"))
         if saved and saved[0].stat().st_mtime_ns > newer_than:
             return
+        time.sleep(0.01)
+
+
+def wait_for_words(place: Place, process, words: str) -> None:
+    while words not in (place.said.read_text() if place.said.exists() else ""):
+        assert process.is_alive(), "it ended before"
         time.sleep(0.01)
 
 
@@ -83,6 +93,44 @@ def test_killed_at_any_moment_it_ends_the_same(
     same_end(place, whole)
 
 
+def test_killed_inside_the_second_phase_it_ends_the_same(
+    tmp_path: Path, raw: Path, recipe: dict, whole: Place
+) -> None:
+    place = Place(tmp_path, raw, recipe)
+    for words in ("phase 2/2 at 64x64, epoch 3/4:", "phase 2/2 at 64x64, epoch 4/4:"):
+        process = place.start()
+        wait_for_words(place, process, words)  # the bar's first line
+        wait_for_checkpoint(place, process, time.time_ns())
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        place.said.rename(tmp_path / "said before.txt")
+    said = place.run()
+    assert re.search(r"going on after epoch [23](, batch \d+)? from", said), said
+    assert "phase 1/2" not in said
+    same_end(place, whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_checkpoint_is_said_and_training_begins_anew(
+    tmp_path: Path, raw: Path, recipe: dict, whole: Place, damage: str
+) -> None:
+    place = Place(tmp_path, raw, recipe)
+    process = place.start()
+    wait_for_checkpoint(place, process)
+    process.kill()
+    process.join()
+    (last,) = place.work.glob("*/*/last.pt")
+    content = bytearray(last.read_bytes())
+    half = len(content) // 2
+    content[half : half + 40] = bytes(byte ^ 255 for byte in content[half : half + 40])
+    last.write_bytes(content if damage == "changed" else content[:half])
+    said = place.run()
+    assert f"{last.relative_to(tmp_path)}: damaged" in said and "going on" not in said
+    assert "Traceback" not in said
+    same_end(place, whole)
+
+
 @pytest.mark.parametrize("whom", ["the main process", "all processes"])
 @pytest.mark.parametrize(
     ("number", "code", "said"),
@@ -99,8 +147,7 @@ def test_asked_to_stop_it_saves(
     rare = recipe | {"runtime": recipe["runtime"] | {"checkpoint_seconds": 1000}}
     place = Place(tmp_path, raw, rare)
     process = place.start()
-    while "epoch 1/" not in (place.said.read_text() if place.said.exists() else ""):
-        time.sleep(0.01)
+    wait_for_words(place, process, "epoch 1/")
     assert not list(place.work.glob("*/*/last.pt"))
     others = wait_for_loader(process) if whom == "all processes" else []
     for pid in [process.pid, *others]:

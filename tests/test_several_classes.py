@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import HEIGHT, PETS, ROOT, WIDTH, classes_of, write_tiny_pets, write_yaml
+from conftest import HEIGHT, PETS, ROOT, WIDTH, classes_of, one_phase, write_tiny_pets, write_yaml
 from test_every_recipe import run, smaller
 
 from pipeline.data import samples
@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose every stage has run, one fold of three."""
     folder = tmp_path_factory.mktemp("pets")
     recipe = smaller(yaml.safe_load((ROOT / "recipes/oxford-pets.yaml").read_text()))
-    recipe["train"] |= {"epochs": 20}
+    one_phase(recipe, epochs=20)
     recipe["train"]["model"]["width"] = 4
     recipe["train"]["validation"]["patience"] = "none"
     write_yaml(folder / "recipes/tiny.yaml", recipe)

@@ -23,6 +23,7 @@ from conftest import (
     VIEWS,
     copy_project,
     gif,
+    one_phase,
     run_verb,
     tiny_mask,
     tiny_recipe,
@@ -59,6 +60,10 @@ class Project:
         content = yaml.safe_load(path.read_text())
         content[section] |= values
         write_yaml(path, content)
+
+    def epochs(self, count: int) -> None:
+        path = self.folder / "recipes/tiny.yaml"
+        write_yaml(path, one_phase(yaml.safe_load(path.read_text()), epochs=count))
 
     def params(self, recipes: list[str], folds: tuple[int, ...] = (0, 1)) -> None:
         write_yaml(self.folder / "params.yaml", {"recipes": recipes, "folds": list(folds)})
@@ -205,7 +210,7 @@ def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
 def test_folds_train_at_once_as_the_docs_say(finished: Project) -> None:
     line = next(line for line in TRAINING.splitlines() if "--wait-for-lock" in line)
     parallel = line.replace("carvana", "tiny").rpartition(" && ")[0]
-    finished.change("tiny", "train", epochs=2)
+    finished.epochs(2)
     finished.change("tiny", "runtime", cache="disk")
     done = finished.run("sh", "-c", parallel)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -217,7 +222,7 @@ def test_folds_train_at_once_as_the_docs_say(finished: Project) -> None:
     caches = list((finished.folder / "work/tiny").glob("cache-*"))
     assert len(caches) == 1, "one for both folds"
     shutil.rmtree(finished.folder / "work/tiny")
-    finished.change("tiny", "train", epochs=1)
+    finished.epochs(1)
     finished.change("tiny", "runtime", cache="ram")
     assert finished.repro() == [], "the networks of before are in DVC's cache"
 
@@ -362,7 +367,7 @@ def test_mending_a_message_leaves_networks_up_to_date_and_another_loss_does_not(
 
 def test_a_killed_training_goes_on_unless_its_code_has_changed(broken: Project) -> None:
     shutil.rmtree(broken.folder / "runs/tiny/fold0")
-    broken.change("tiny", "train", epochs=8)
+    broken.epochs(8)
     broken.change("tiny", "runtime", checkpoint_seconds=0)
     process = subprocess.Popen(
         ["sh", "-c", f"exec {broken.command('train')}"], cwd=broken.folder, stdout=subprocess.PIPE,
@@ -397,6 +402,6 @@ def test_a_killed_training_goes_on_unless_its_code_has_changed(broken: Project) 
 
 
 def test_two_trainers_of_one_fold_do_not_run_at_once(broken: Project) -> None:
-    broken.change("tiny", "train", epochs=2)  # whatever the settings: the results' place is one
+    broken.epochs(2)  # whatever the settings: the results' place is one
     with files.only_process(broken.folder / "work/tiny/train-fold0"):
         refused(broken.stage("train"), "another process is working here")

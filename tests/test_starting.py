@@ -12,10 +12,9 @@ from pipeline.data import samples
 from pipeline.networks import model
 from pipeline.paths import Paths
 from pipeline.support.errors import UserError
-from pipeline.train import starting
+from pipeline.train import checkpoint
 
-SMALLER = {"name": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0, "momentum": 0.0,
-           "nesterov": False}  # fmt: skip
+SMALLER = {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +27,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Place]:
     recipe = small_recipe(
         {"tensorboard": True, "cache": "disk"},
         size=[64, 96], weights={"init_from": "first"}, optimizer=SMALLER, epochs=2,
+        learning_rate=1e-12,
         schedule={"name": "constant"},
     )  # fmt: skip
     second = Place(folder, folder / "raw", recipe, "second")
@@ -47,9 +47,16 @@ def test_tensorboard_shows_the_training(places: tuple[Place, Place]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logs = EventAccumulator(str(places[1].folder / "logs/second/fold0")).Reload()
-    assert {"loss", "bce", "dice_loss", "dice", "learning_rate", "waiting"} <= set(
-        logs.Tags()["scalars"]
-    )
+    assert {
+        "loss",
+        "bce",
+        "dice_loss",
+        "dice",
+        "held_out_loss",
+        "pixel_accuracy",
+        "phase",
+        "waiting",
+    } <= set(logs.Tags()["scalars"])
     assert [event.step for event in logs.Scalars("dice")] == [1, 2]
     shown = logs.Tags()["images"]
     assert len(shown) == 4 and all(len(logs.Images(name)) == 2 for name in shown)
@@ -60,7 +67,7 @@ def test_a_missing_network_says_what_to_run(
 ) -> None:
     monkeypatch.chdir(places[0].folder)
     with pytest.raises(UserError, match=r"run dvc repro train@first-1 first"):
-        starting.find("first", 1, Paths.of("second"))
+        checkpoint.find_start("first", 1, Paths.of("second"))
 
 
 def test_a_network_that_has_seen_what_is_held_out_is_refused(
@@ -78,7 +85,7 @@ def test_a_network_that_has_seen_what_is_held_out_is_refused(
     for theirs in (rows, by_image):
         samples.write(first_table, theirs)
         with pytest.raises(UserError, match="trained on 3 of the 3 groups held out here"):
-            starting.find("first", 0, Paths.of("other"))
+            checkpoint.find_start("first", 0, Paths.of("other"))
 
 
 def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None:
@@ -86,8 +93,8 @@ def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None
     theirs = model.load(path)
     other = dataclasses.replace(theirs.description, fold=1)
     with pytest.raises(UserError, match="trained without fold 0, expected fold 1"):
-        starting.load(model.build(other, "none"), path)
+        checkpoint.load_start(model.build(other, "none"), path)
     network = {**theirs.description.network, "decoder_channels": (32, 8, 8, 8, 8)}
     wider = dataclasses.replace(theirs.description, network=network)
     with pytest.raises(UserError, match="weights that do not fit this network"):
-        starting.load(model.build(wider, "none"), path)
+        checkpoint.load_start(model.build(wider, "none"), path)

@@ -32,6 +32,6 @@ def test_a_disk_that_takes_no_more_is_named_and_the_old_file_stays(tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, cwd=ROOT
     )
-    assert done.stdout == f"{path}: File too large; free some space and run the command again\n"
+    assert done.stdout.startswith(f"{path}: File too large; ") and done.stdout.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
     assert path.read_bytes() == b"before"

@@ -1,4 +1,5 @@
 import dataclasses
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,12 @@ from training import convolutions, load, run, small_recipe
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.networks import model
+from pipeline.recipe.schema import Recipe
 from pipeline.sources import carvana
 from pipeline.split import split
 from pipeline.support import hardware
 from pipeline.support.errors import UserError
-from pipeline.train import stage as train
-
-FAST = {"learning_rate": 0.01}
+from pipeline.train import stage
 
 
 @pytest.fixture
@@ -27,16 +27,17 @@ def archives(raw: Path) -> Iterator[Archives]:
     archives.close()
 
 
-def test_a_network_learns_and_its_best_epoch_is_kept(archives: Archives, tmp_path: Path) -> None:
-    recipe = load(tmp_path, small_recipe(epochs=16, size=[64, 96], optimizer=FAST))
-    progress = run(archives, recipe, tmp_path / "last.pt")
-    losses = [epoch["loss"] for epoch in progress.history]
-    scores = [epoch["dice"] for epoch in progress.history]
-    assert losses[-1] < losses[0] / 2
-    assert progress.best[0]["dice"] == max(scores) > 0.8
+def test_a_network_learns_and_its_last_weights_are_kept(archives: Archives, tmp_path: Path) -> None:
+    recipe = load(tmp_path, small_recipe(epochs=16, size=[64, 96], learning_rate=0.01))
+    _, progress = run(archives, recipe, tmp_path / "last.pt")
+    for name in ("loss", "held_out_loss"):
+        assert progress.history[-1][name] < progress.history[0][name] / 1.5, name
+    assert progress.history[-1]["dice"] > 0.8 and progress.history[-1]["pixel_accuracy"] > 0.8
+    assert not progress.best, "nothing is chosen"
     assert [epoch["epoch"] for epoch in progress.history] == list(range(1, 17))
     row = progress.history[-1]
     assert row["loss"] == pytest.approx(row["bce"] + row["dice_loss"])
+    assert row["held_out_loss"] == pytest.approx(row["held_out_bce"] + row["held_out_dice_loss"])
     assert 0 <= row["waiting"] < 1 and row["images_per_second"] > 0
 
 
@@ -46,7 +47,7 @@ def test_four_images_are_learned_by_heart(archives: Archives, tmp_path: Path) ->
     recipe = load(
         tmp_path,
         small_recipe(epochs=40, size=[64, 96], batch_size=4, augment=still,
-                     optimizer=FAST),
+                     learning_rate=0.01),
     )  # fmt: skip
     four = split(carvana.read_entries(archives), archives, by_group(2))[:4]
     rows = [
@@ -55,19 +56,17 @@ def test_four_images_are_learned_by_heart(archives: Archives, tmp_path: Path) ->
         for fold in (0, 1)
     ]
     started = time.monotonic()
-    progress = run(archives, recipe, tmp_path / "last.pt", rows)
-    assert progress.best[0]["dice"] > 0.99
+    _, progress = run(archives, recipe, tmp_path / "last.pt", rows)
+    assert progress.history[-1]["dice"] > 0.99
     assert time.monotonic() - started < 60
 
 
-OPTIMISERS: list[dict] = [
-    {"name": "adamw", "learning_rate": 0.001, "weight_decay": 0.01},
-    {"name": "adam", "learning_rate": 0.001, "weight_decay": 0.0},
-    {"name": "sgd", "learning_rate": 0.01, "weight_decay": 0.0005, "momentum": 0.9,
-     "nesterov": True},
-    {"name": "rmsprop", "learning_rate": 0.0005, "weight_decay": 0.0, "momentum": 0.0,
-     "smoothing": 0.99},
-]  # fmt: skip
+OPTIMIZERS: dict[str, tuple[dict, float]] = {
+    "adamw": ({"weight_decay": 0.01}, 0.001),
+    "adam": ({"weight_decay": 0.0}, 0.001),
+    "sgd": ({"weight_decay": 0.0005, "momentum": 0.9, "nesterov": True}, 0.01),
+    "rmsprop": ({"weight_decay": 0.0, "momentum": 0.0, "smoothing": 0.99}, 0.0005),
+}
 SCHEDULES: list[dict] = [
     {"name": "one-cycle", "warm_up": 0.3},
     {"name": "cosine", "warm_up": 0.2, "end": 0.0},
@@ -77,17 +76,19 @@ SCHEDULES: list[dict] = [
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["name"])
-@pytest.mark.parametrize("optimizer", OPTIMISERS, ids=lambda optimizer: optimizer["name"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_learns_with_every_schedule(
-    optimizer: dict, schedule: dict, archives: Archives, tmp_path: Path
+    optimizer: str, schedule: dict, archives: Archives, tmp_path: Path
 ) -> None:
     """By the same few steps, all of them; a gain of 2 in Dice never comes, so plateaus do."""
-    recipe = load(tmp_path, small_recipe(epochs=3, optimizer=optimizer, schedule=schedule))
-    progress = run(archives, recipe, tmp_path / "last.pt")
+    (values, peak), small = OPTIMIZERS[optimizer], small_recipe(epochs=3, schedule=schedule)
+    small["train"]["phases"][0]["learning_rate"] = peak
+    small["train"]["optimizer"] = {"name": optimizer, **values}
+    recipe = load(tmp_path, small)
+    _, progress = run(archives, recipe, tmp_path / "last.pt")
     losses = [row["loss"] for row in progress.history]
     assert losses[-1] < losses[0]
     rates = [row["learning_rate"] for row in progress.history]
-    peak = optimizer["learning_rate"]
     expected = {
         "one-cycle": rates[0] > rates[-1] and rates[-1] == pytest.approx(peak / 250_000),
         "cosine": rates[0] > rates[1] > rates[2] > 0,
@@ -100,7 +101,7 @@ def test_every_optimizer_learns_with_every_schedule(
 
 def weights_after(archives: Archives, folder: Path, **changes: object) -> dict[str, torch.Tensor]:
     recipe = load(folder, small_recipe(**changes))
-    return run(archives, recipe, folder / f"{len(list(folder.iterdir()))}.pt").best[0]["weights"]
+    return run(archives, recipe, folder / f"{len(list(folder.iterdir()))}.pt")[0]
 
 
 def test_two_small_batches_are_one_large_one(archives: Archives, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_two_small_batches_are_one_large_one(archives: Archives, tmp_path: Path)
         recipe = load(tmp_path, small_recipe(epochs=2, **changes))
         last = tmp_path / f"{changes['batch_size']}.pt"
         network = convolutions(model.describe(recipe.train, 0))
-        return run(archives, recipe, last, network=network).best[0]["weights"]
+        return run(archives, recipe, last, network=network)[0]
 
     large = ends(batch_size=4)
     small = ends(batch_size=2, gradient={"accumulate": 2})
@@ -121,11 +122,10 @@ def test_two_small_batches_are_one_large_one(archives: Archives, tmp_path: Path)
 
 
 def test_clipping_shortens_the_step(archives: Archives, tmp_path: Path) -> None:
-    plain = {"name": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "momentum": 0.0,
-             "nesterov": False}  # fmt: skip
+    plain = {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
     common = {"optimizer": plain, "schedule": {"name": "constant"}, "batch_size": 6}
-    start = weights_after(archives, tmp_path, **common | {
-        "optimizer": plain | {"learning_rate": 1e-12}})  # fmt: skip
+    start = weights_after(archives, tmp_path, learning_rate=1e-12, **common)
+    common["learning_rate"] = 1.0
     clipped = weights_after(archives, tmp_path, gradient={"clip": 0.01}, **common)
     free = weights_after(archives, tmp_path, **common)
 
@@ -138,37 +138,94 @@ def test_clipping_shortens_the_step(archives: Archives, tmp_path: Path) -> None:
     assert length(free) > 0.02
 
 
+STILL = {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
+
+
 def test_training_stops_when_nothing_is_gained(archives: Archives, tmp_path: Path) -> None:
-    still = {"name": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0, "momentum": 0.0,
-             "nesterov": False}  # fmt: skip
     recipe = load(
         tmp_path,
-        small_recipe(epochs=30, optimizer=still, schedule={"name": "constant"},
-                     weights={"ema": 0.5}, validation={"patience": 3}),
+        small_recipe(epochs=30, optimizer=STILL, learning_rate=1e-12, weights={"ema": 0.5},
+                     schedule={"name": "constant"}, validation={"patience": 3}),
     )  # fmt: skip
-    last = tmp_path / "last.pt"
-    progress = run(archives, recipe, last)
-    assert progress.epoch - progress.best[0]["epoch"] == 3 and progress.epoch < 30
+    _, progress = run(archives, recipe, tmp_path / "last.pt")
+    assert progress.epoch - progress.best["epoch"] == 3 and progress.epoch < 30
+    assert "when to stop" in recipe.train.choices
 
 
-def test_the_moving_average_is_what_is_judged(archives: Archives, tmp_path: Path) -> None:
-    common: dict = {"epochs": 2, "batch_size": 3}
-    plain = run(archives, load(tmp_path, small_recipe(**common)), tmp_path / "plain.pt")
+def score_of(archives: Archives, recipe: Recipe, weights: dict[str, torch.Tensor]) -> float:
+    """The held-out Dice of weights, measured anew: one more epoch that changes nothing."""
+    still = small_recipe(optimizer=STILL, learning_rate=1e-30, schedule={"name": "constant"})
+    network = model.build(model.describe(recipe.train, 0), "none")
+    network.load_state_dict(weights)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        other = load(Path(folder), still)
+        _, progress = run(archives, other, Path(folder) / "last.pt", network=network)
+    return progress.history[-1]["dice"]
+
+
+def test_the_moving_average_is_what_is_judged_and_kept(archives: Archives, tmp_path: Path) -> None:
+    common: dict = {"epochs": 2, "batch_size": 3, "learning_rate": 0.01}
+    plain, last = run(archives, load(tmp_path, small_recipe(**common)), tmp_path / "plain.pt")
     recipe = load(tmp_path, small_recipe(weights={"ema": 0.9}, **common))
-    averaged = run(archives, recipe, tmp_path / "averaged.pt")
-    assert [r["loss"] for r in plain.history] == [r["loss"] for r in averaged.history]
-    assert [r["dice"] for r in plain.history] != [r["dice"] for r in averaged.history]
+    kept, averaged = run(archives, recipe, tmp_path / "averaged.pt")
+    assert [r["loss"] for r in last.history] == [r["loss"] for r in averaged.history]
+    assert [r["dice"] for r in last.history] != [r["dice"] for r in averaged.history]
+    assert any(not torch.equal(kept[name], plain[name]) for name in kept)
+    assert score_of(archives, recipe, kept) == pytest.approx(averaged.history[-1]["dice"], abs=1e-6)
+    assert score_of(archives, recipe, plain) == pytest.approx(last.history[-1]["dice"], abs=1e-6)
+
+
+def test_the_best_epoch_is_kept_where_it_is_asked_for(archives: Archives, tmp_path: Path) -> None:
+    """With a rate that soon spoils what was learned."""
+    recipe = load(tmp_path, small_recipe(epochs=6, learning_rate=0.05, weights={"keep": "best"}))
+    weights, progress = run(archives, recipe, tmp_path / "last.pt")
+    best = max(row["dice"] for row in progress.history)
+    assert progress.best["dice"] == best
+    assert score_of(archives, recipe, weights) == pytest.approx(best, abs=1e-6)
+
+
+def test_phases_go_on_from_each_other_at_their_own_sizes(
+    archives: Archives, tmp_path: Path
+) -> None:
+    content = small_recipe(epochs=8, learning_rate=0.01, weights={"ema": 0.5})
+    (first,) = content["train"]["phases"]
+    still = first | {"size": [64, 96], "epochs": 2, "batch_size": 3, "learning_rate": 1e-30,
+                     "schedule": {"name": "constant"}}  # fmt: skip
+    content["train"]["phases"] = [first, still]
+    recipe = load(tmp_path, content)
+    assert (recipe.train.epochs, recipe.train.size) == (10, (64, 96))
+    _, progress = run(archives, recipe, tmp_path / "last.pt")
+    phases = [row["phase"] for row in progress.history]
+    assert phases == [1] * 8 + [2] * 2
+    assert progress.history[-1]["loss"] < progress.history[0]["loss"] / 1.3, "it began afresh"
+    assert progress.history[-1]["dice"] > progress.history[0]["dice"]
+
+
+def test_epochs_are_scored_as_often_as_asked_and_the_last_one(
+    archives: Archives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load(tmp_path, small_recipe(epochs=5, validation={"every": 2}))
+    _, progress = run(archives, recipe, tmp_path / "last.pt")
+    measured = [row["dice"] is not None for row in progress.history]
+    assert measured == [False, True, False, True, True]
+    assert all((row["held_out_loss"] is None) == (row["dice"] is None) for row in progress.history)
+    assert capsys.readouterr().out.count("held-out Dice") == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_terms(archives: Archives, tmp_path: Path) -> None:
-    recipe = load(tmp_path, small_recipe(epochs=2, optimizer={"learning_rate": 1e30}))
+    recipe = load(tmp_path, small_recipe(epochs=2, learning_rate=1e30))
     with pytest.raises(UserError, match=r"the loss is .*\(BCE .*, Dice .*\) on aa.*_0[12].*lower"):
         run(archives, recipe, tmp_path / "last.pt")
 
 
 def test_a_warm_up_of_one_step_is_refused(archives: Archives, tmp_path: Path) -> None:
-    recipe = load(tmp_path, small_recipe(epochs=4, batch_size=4, schedule={"warm_up": 0.25}))
-    with pytest.raises(UserError, match="train.schedule.warm_up: found 0.25, .* one of 4 steps"):
+    recipe = load(tmp_path, small_recipe(epochs=4, batch_size=4, warm_up=0.25))
+    with pytest.raises(
+        UserError, match="train.phases: found a schedule with warm_up 0.25, .* one of 4 steps"
+    ):
         run(archives, recipe, tmp_path / "last.pt")
 
 
@@ -181,10 +238,10 @@ def test_too_little_memory_says_what_to_lower() -> None:
 def test_a_fold_without_rows_to_train_on_is_refused() -> None:
     row = Sample("a_01", "train", "a", "a.jpg", "a.gif", 0, 4, 4, 0.5)
     with pytest.raises(UserError, match="found 0 rows to train on and 1 held out in fold 0"):
-        train._rows_of([row], 0, Path("samples.csv"))
+        stage.divide([row], 0, Path("samples.csv"))
     other = dataclasses.replace(row, fold=1)
     with pytest.raises(UserError, match="found 1 rows to train on and 0 held out in fold 0"):
-        train._rows_of([other], 0, Path("samples.csv"))
+        stage.divide([other], 0, Path("samples.csv"))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
 """Training runs small enough to be made by the dozen."""
 
 import csv
-import dataclasses
 import json
 import multiprocessing
 import os
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
-from conftest import by_group, tiny_recipe, write_yaml
+from conftest import by_group, one_phase, tiny_recipe, write_yaml
 from torch import nn
 
 from pipeline.__main__ import main
@@ -18,7 +18,6 @@ from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.networks import model
-from pipeline.networks.predictor import Predictor
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe
 from pipeline.sources import carvana
@@ -26,10 +25,9 @@ from pipeline.split import split
 from pipeline.support import distributed, hardware
 from pipeline.support.interrupt import Stop
 from pipeline.support.progress import TensorBoard
-from pipeline.train import checkpoint
-from pipeline.train import stage as train
-from pipeline.train.augment import Augmentation
-from pipeline.train.dataset import Decoder, TrainingSet
+from pipeline.train import stage
+from pipeline.train.checkpoint import Progress, State
+from pipeline.train.data import Cache
 from pipeline.train.held_out import HeldOut
 
 CLOCK = {"images_per_second", "waiting", "gpu_memory_gb"}  # columns that no two runs share
@@ -37,15 +35,23 @@ SMALL = {"encoder": "tu-test_resnet", "decoder_channels": [16, 8, 8, 8, 8]}  # 0
 
 
 def small_recipe(runtime: dict | None = None, **changes: object) -> dict:
-    """The tiny recipe with a smaller network; a change to a section of `train` adds to it."""
+    """The tiny recipe with a smaller network; a change to a section of `train` adds to it.
+
+    What a phase has (`size`, `epochs`, ...) changes the only phase.
+    """
     recipe = tiny_recipe()
-    recipe["train"]["model"] |= SMALL
-    recipe["train"]["batch_size"] = 2
+    train = recipe["train"]
+    train["model"] |= SMALL
+    train["weights"] |= {"ema": "none"}
     recipe["runtime"] |= {"deterministic": True, "cache": "none", **(runtime or {})}
+    of_phase = {key: changes.pop(key) for key in [*changes] if key in train["phases"][0]}
+    if "warm_up" in changes:
+        of_phase["schedule"] = train["phases"][0]["schedule"] | {"warm_up": changes.pop("warm_up")}
+    one_phase(recipe, **{"batch_size": 2, **of_phase})
     for key, value in changes.items():
-        old = recipe["train"][key]
+        old = train[key]
         add = isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
-        recipe["train"][key] = {**old, **value} if add else value
+        train[key] = {**old, **value} if add else value
     return recipe
 
 
@@ -66,26 +72,25 @@ def run(
     last: Path,
     rows: list[Sample] | None = None,
     network: model.Segmenter | None = None,
-) -> checkpoint.Progress:
+) -> tuple[State, Progress]:
     """Train fold 0 in this process."""
     rows = rows or split(carvana.read_entries(archives), archives, by_group(2))
-    settings = recipe.train
-    fabric = hardware.launch("cpu", "32-true", 1, recipe.runtime.devices, 1)
+    settings, runtime = recipe.train, recipe.runtime
+    fabric = hardware.launch("cpu", "32-true", 1, runtime.devices, 1)
     fabric.seed_everything(settings.seed, verbose=False)
-    network = network or model.build(model.describe(settings, 0), "none")
-    augment = Augmentation(**settings.augment.model_dump())
-    training = samples.training(rows, 0)
-    decoder = Decoder(training, archives, settings.size, settings.resize)
-    dataset = TrainingSet(training, training, decoder, augment)
-    predictor = Predictor(
-        {}, settings.size, settings.resize, settings.validation.tta, fabric, 16, 0
+    network = network or model.for_training(settings, 0, "none")
+    sizes = [phase.size for phase in settings.phases]
+    cache = Cache("none", last.parent, rows, archives, settings.resize, sizes)
+    held_out = HeldOut(
+        samples.held_out(rows, 0), archives, settings.loss, settings.validation.tta, fabric, 16, 0,
+        pictures=False, keep=True,
     )  # fmt: skip
-    held_out = HeldOut(samples.held_out(rows, 0), archives, predictor, pictures=False)
-    with TensorBoard(None) as journal:
-        return train.train(
-            network, dataset, held_out, settings, recipe.runtime, fabric, last, Stop(),
-            journal,
+    with TensorBoard(None) as board:
+        job = stage.Job(
+            samples.training(rows, 0), cache, held_out, settings, runtime, fabric, last, Stop(),
+            board,
         )  # fmt: skip
+        return stage.train(network, job)
 
 
 def run_as(process: int, port: int, raw: Path, recipe: Recipe, folder: Path) -> None:
@@ -96,9 +101,9 @@ def run_as(process: int, port: int, raw: Path, recipe: Recipe, folder: Path) -> 
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     network = convolutions(model.describe(recipe.train, 0))
-    progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
+    weights, progress = run(Archives(raw), recipe, folder / "last.pt", network=network)
     if process == 0:
-        torch.save(dataclasses.asdict(progress), folder / "progress.pt")
+        torch.save((weights, progress.history), folder / "done.pt")
     distributed.leave()
 
 
@@ -148,7 +153,7 @@ class Place:
                 for row in csv.DictReader(file)
             ]
 
-    def metrics(self, fold: int = 0) -> dict[str, float]:
+    def metrics(self, fold: int = 0) -> dict[str, Any]:
         return json.loads((self.runs / f"fold{fold}/metrics.json").read_text())
 
 

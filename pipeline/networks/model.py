@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks import unet
-from pipeline.recipe.schema import Train
+from pipeline.recipe.schema import MinMax, Standard, Train
 from pipeline.support import tensor_file
 from pipeline.support.errors import UserError
 
@@ -32,8 +32,10 @@ class Description:
 
     `network` holds the architecture and its arguments, as in a recipe's `train.model`.
     `size` is (height, width) of the input in pixels, `resize` how images get there,
-    `mean` and `std` are per RGB channel of an image scaled to 0..1, `fold` is the fold the
-    network has never seen. One class means foreground against the rest.
+    `mean` and `std` are per RGB channel of an image scaled to 0..1: by 255, or with
+    `min_max` by its own darkest and brightest value. `fold` is the fold the network has never
+    seen; `choices` says in words what was chosen by its score on that fold, which then
+    flatters, and is "" where nothing was. One class means foreground against the rest.
     """
 
     network: dict[str, Any]
@@ -43,18 +45,26 @@ class Description:
     std: tuple[float, float, float]
     classes: int
     fold: int
+    min_max: bool = False
+    choices: str = ""
 
 
 def describe(settings: Train, fold: int) -> Description:
     """The network that a recipe's section `train` asks for."""
+    given = settings.normalization
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if isinstance(given, Standard):
+        mean, std = given.mean, given.std
     return Description(
         network=settings.model.model_dump(exclude={"weights"}),
         size=settings.size,
         resize=settings.resize,
-        mean=settings.normalization.mean,
-        std=settings.normalization.std,
+        mean=mean,
+        std=std,
         classes=settings.classes,
         fold=fold,
+        min_max=isinstance(given, MinMax),
+        choices=settings.choices,
     )
 
 
@@ -81,9 +91,19 @@ class Segmenter(nn.Module):
 
         The permuted view is channels-last in memory, the layout convolutions are fastest in.
         """
-        normalized = (images.permute(0, 3, 1, 2) - self.mean) / self.std  # B, 3, H, W
+        pixels = images.permute(0, 3, 1, 2)  # B, 3, H, W
+        if self.description.min_max:
+            pixels = _stretch(pixels)
+        normalized = (pixels - self.mean) / self.std
         logits: Tensor = self.network(normalized)  # B, C, H, W
         return logits.squeeze(1) if self.description.classes == 1 else logits
+
+
+def _stretch(pixels: Tensor) -> Tensor:
+    """Each of the images (B, 3, H, W), its darkest value 0 and its brightest 255; one grey is 0."""
+    pixels = pixels.float()
+    low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
+    return (pixels - low) * (255 / (high - low).clamp(min=1))
 
 
 class Unshuffled(nn.Module):
@@ -132,6 +152,18 @@ def build(description: Description, weights: FirstWeights) -> Segmenter:
     return Segmenter(network.to(memory_format=torch.channels_last), description)
 
 
+def for_training(settings: Train, fold: int, weights: FirstWeights) -> Segmenter:
+    """The network that a recipe's section `train` asks for, its sizes all looked at.
+
+    Raises:
+        UserError: as `build`, or the size of a phase does not fit.
+    """
+    network = build(describe(settings, fold), weights)
+    for phase in settings.phases:
+        _check_size(network.network, settings.model.architecture, phase.size)
+    return network
+
+
 def _of_library(
     architecture: str,
     encoder: str,
@@ -172,8 +204,8 @@ def _check_size(network: nn.Module, architecture: str, size: tuple[int, int]) ->
         below = smallest + max(side - smallest, 0) // step * step
         near = f"{below}" if side < smallest else f"{below} or {below + step}"
         raise UserError(
-            f"train.size: found {list(size)}, but {architecture} takes sides of {smallest} and "
-            f"any multiple of {step} more, expected {near} instead of {side}"
+            f"train.phases: found size {list(size)}, but {architecture} takes sides of {smallest} "
+            f"and any multiple of {step} more, expected {near} instead of {side}"
         )
 
 

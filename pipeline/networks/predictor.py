@@ -151,10 +151,10 @@ class Predictor:
         probabilities, finite = [], []
         for network in self.networks.values():
             logits = self._logits(network, images)
-            probability, right = _probability(logits), _is_finite(logits)
+            probability, right = probability_of(logits), _is_finite(logits)
             if self.tta == "hflip":
                 logits = self._logits(network, images.flip(2))
-                probability = (probability + _probability(logits).flip(-1)) / 2
+                probability = (probability + probability_of(logits).flip(-1)) / 2
                 right &= _is_finite(logits)
             probabilities.append(probability)
             finite.append(right)
@@ -164,7 +164,7 @@ class Predictor:
         for probability in probabilities:
             total += probability
             differs |= first != _decide(probability)
-        levels = (total / len(probabilities) * LEVELS).clamp_(max=LEVELS - 1).to(torch.uint8)
+        levels = levels_of(total / len(probabilities))
         return _Said(levels, differs.float().mean(dim=(1, 2)), torch.stack(finite))
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -203,9 +203,14 @@ class _Launched:
     finished: torch.cuda.Event | None
 
 
-def _probability(logits: Tensor) -> Tensor:
-    """Logits as probabilities: of the foreground, or of all classes."""
+def probability_of(logits: Tensor) -> Tensor:
+    """Logits (B, H, W) or (B, C, H, W) as probabilities: of the foreground, or of all classes."""
     return torch.sigmoid(logits) if logits.ndim == 3 else torch.softmax(logits, dim=1)
+
+
+def levels_of(probability: Tensor) -> Tensor:
+    """The level (see `pipeline.levels.scale`) of each probability, uint8 on the same device."""
+    return (probability * LEVELS).clamp_(max=LEVELS - 1).to(torch.uint8)
 
 
 def _is_finite(logits: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ def _explained(error: Any, names: set[str]) -> tuple[str, str]:
     if error["type"] in ("extra_forbidden", "invalid_key"):
         *place, key = error["loc"]
         shown = key if str(key).isprintable() else repr(key)
-        where = ".".join([*(str(part) for part in place if part in names), str(shown)])
+        where = ".".join([*(str(p) for p in place if p in names or isinstance(p, int)), str(shown)])
         if key in names:
             return f"{where}: a key of another section or choice", "remove it"
         near = difflib.get_close_matches(str(key), sorted(names), n=1)

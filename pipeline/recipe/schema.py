@@ -223,14 +223,13 @@ Model = Annotated[
 
 # --- How weights are learned, judged and kept: parts of section `train`.
 
-WarmUp = Annotated[float, Field(gt=0, lt=1)]  # share of all steps
+WarmUp = Annotated[float, Field(gt=0, lt=1)]  # share of the phase's steps
 
 
 class Adam(Section):
     """Adam, or AdamW, whose weight decay is apart from the gradient's moments."""
 
     name: Literal["adam", "adamw"]
-    learning_rate: Positive  # the schedule's peak, as in the others
     weight_decay: NotNegative
 
 
@@ -238,7 +237,6 @@ class Sgd(Section):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"]
-    learning_rate: Positive
     weight_decay: NotNegative
     momentum: Part
     nesterov: bool  # needs momentum
@@ -254,7 +252,6 @@ class RmsProp(Section):
     """RMSprop; `smoothing` is of the squared gradients."""
 
     name: Literal["rmsprop"]
-    learning_rate: Positive
     weight_decay: NotNegative
     momentum: Part
     smoothing: Part
@@ -278,14 +275,15 @@ class Cosine(Section):
     """A straight line up to the peak, then half a cosine down to `end` times the peak."""
 
     name: Literal["cosine"]
-    warm_up: Part  # share of all steps
+    warm_up: Part  # share of the phase's steps
     end: Annotated[float, Field(ge=0, le=1)]
 
 
 class Plateau(Section):
-    """Multiply the rate by `factor` after more than `patience` epochs without a gain.
+    """Multiply the rate by `factor` after more than `patience` scored epochs without a gain.
 
-    A gain is a held-out Dice more than `gain` above the best so far.
+    A gain is a held-out Dice more than `gain` above the best so far: a choice made on the
+    held-out fold, see `Train.choices`.
     """
 
     name: Literal["plateau"]
@@ -331,24 +329,36 @@ class Weights(Section):
     # Another recipe, whose weights of the same fold to start from.
     init_from: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     ema: Literal["none"] | Annotated[float, Field(gt=0, lt=1)]  # decay of a moving average
-    average: Count  # the best epochs whose mean weights are tried at the end; 1: none
+    # `last` chooses nothing. `best`, the epoch of the highest held-out Dice, flatters.
+    keep: Literal["last", "best"]
 
 
 class Validation(Section):
-    """The held-out Dice after each epoch, which decides what is kept and when to stop."""
+    """The held-out loss and Dice after an epoch, and whether they decide when to stop."""
 
+    every: Count  # epochs; the last one is always scored
     tta: Literal["none", "hflip"]
-    patience: Literal["none"] | Count  # epochs without a better Dice before training stops
+    patience: Literal["none"] | Count  # scored epochs without a better Dice before it stops
 
 
 Deviation = Annotated[float, Field(ge=0.001, le=1)]  # 58 would be one of 0..255
 
 
-class Normalization(Section):
+class Standard(Section):
     """Per-channel mean and standard deviation (RGB) of images scaled to 0..1."""
 
+    name: Literal["standard"]
     mean: tuple[Share, Share, Share]
     std: tuple[Deviation, Deviation, Deviation]
+
+
+class MinMax(Section):
+    """Each image stretched so that its darkest value becomes 0 and its brightest 1."""
+
+    name: Literal["min_max"]
+
+
+Normalization = Annotated[Standard | MinMax, Field(discriminator="name")]
 
 
 def _rising(factors: tuple[float, float]) -> tuple[float, float]:
@@ -363,7 +373,8 @@ Factors = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]  #
 class Augment(Section):
     """Random changes of a training image; single numbers are symmetric about "no change"."""
 
-    hflip: Share
+    hflip: Share  # left and right exchanged
+    vflip: Share  # top and bottom exchanged
     affine: Share  # probability that the three below are drawn
     shift: Share  # of the image's side
     scale: Part
@@ -403,26 +414,73 @@ Side = Annotated[int, Field(ge=1, le=32_766)]  # the most OpenCV turns and shift
 Classes = Annotated[int, Field(ge=1, le=256), AfterValidator(_not_two)]
 
 
+class Phase(Section):
+    """A part of the training at one size.
+
+    Weights, moving average and optimizer go on from the phase before; the schedule is the
+    phase's own. Small sizes first teach most of what there is to learn for a fraction of the
+    work: fastai's carvana-unet reached .996 so.
+    """
+
+    size: tuple[Side, Side]  # height, width in pixels; the network says which fit
+    epochs: Count
+    batch_size: Count  # images at once, on all devices together
+    learning_rate: Positive  # the schedule's peak
+    schedule: Schedule
+
+
+def _not_empty(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    # Not `min_length`, by which pydantic also counts those that are wrong otherwise.
+    if not phases:
+        raise ValueError("expected at least 1 item")
+    return phases
+
+
+Phases = Annotated[tuple[Phase, ...], AfterValidator(_not_empty)]
+
+
 class Train(Section):
     """Everything that decides a fold's weights."""
 
     model: Model
     classes: Classes  # 1: foreground or not; 3 and more: one of them
-    size: tuple[Side, Side]  # height, width in pixels; the network says which fit
     resize: Literal["linear", "area"]
     normalization: Normalization
-    epochs: Count
+    phases: Phases  # one after another
     sampler: Sampler
-    batch_size: Count  # images at once, on all devices together
     sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
     optimizer: Optimizer
-    schedule: Schedule
     gradient: Gradient
     loss: Loss
     weights: Weights
     validation: Validation
     augment: Augment
     seed: Seed
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that the trained network takes: the last phase's."""
+        return self.phases[-1].size
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def choices(self) -> str:
+        """What is chosen by the held-out fold's Dice, in words; "" where nothing is.
+
+        A score of that fold then flatters: the same images have decided what is scored.
+        """
+        choices = {
+            "the epoch that is kept (train.weights.keep: best)": self.weights.keep == "best",
+            "when to stop (train.validation.patience)": self.validation.patience != "none",
+            "the learning rate (schedule: plateau)": any(
+                isinstance(phase.schedule, Plateau) for phase in self.phases
+            ),
+        }
+        return ", ".join(words for words, made in choices.items() if made)
 
 
 # --- What is made of the trained networks: sections `validate`, `tune` and `predict`.

@@ -4,49 +4,36 @@ import os
 
 import cv2
 
+from pipeline.recipe.schema import Augment
 from pipeline.support.arrays import UInt8
-
-Factor = float | tuple[float, float]
 
 
 class Augmentation:
-    """Left-right flip, small affine change, color change; the same for the same seed."""
+    """Flips, a small affine change, a color change; the same for the same seed."""
 
-    def __init__(
-        self,
-        *,
-        hflip: float,
-        affine: float,
-        shift: float,
-        scale: float,
-        rotate: float,
-        color: float,
-        lighten: float,
-        brightness: Factor,
-        contrast: Factor,
-        saturation: Factor,
-        hue: float,
-    ) -> None:
-        """Set the ranges, symmetric about "no change" where they are single numbers.
+    def __init__(self, ranges: Augment) -> None:
+        """Take the ranges, symmetric about "no change" where they are single numbers.
 
-        Args:
-            hflip: probability of a left-right flip.
-            affine: probability that shift (share of the side), scale (about 1) and rotation
-                (degrees) are drawn, each uniformly.
-            color: probability that lighten (added; share of white), and that brightness,
-                contrast, saturation (factors about 1, or from one number to another) and hue
-                (share of the color circle) are drawn, each uniformly. What leaves 0..255 is
-                clipped.
+        `hflip` and `vflip` are the probabilities of a left-right and of an upside-down flip.
+        `affine` is the probability that shift (share of the side), scale (about 1) and rotation
+        (degrees) are drawn, each uniformly. `color` is the probability that lighten (added; share
+        of white), and that brightness, contrast, saturation (factors about 1, or from one number
+        to another) and hue (share of the color circle) are drawn, each uniformly. What leaves
+        0..255 is clipped.
         """
         # Importing albumentations asks the network for a newer release unless told not to.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A
 
         # Left out where it does nothing, for each transform takes numbers from the generator.
-        lightening = [A.RandomBrightnessContrast(lighten, 0, p=color)] if lighten else []
+        up_down = [A.VerticalFlip(p=ranges.vflip)] if ranges.vflip else []
+        lighten = ranges.lighten
+        lightening = [A.RandomBrightnessContrast(lighten, 0, p=ranges.color)] if lighten else []
+        shift, scale, rotate = ranges.shift, ranges.scale, ranges.rotate
         self._compose = A.Compose(
             [
-                A.HorizontalFlip(p=hflip),
+                A.HorizontalFlip(p=ranges.hflip),
+                *up_down,
                 A.Affine(
                     translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
                     scale=(1 - scale, 1 + scale),
@@ -54,15 +41,15 @@ class Augmentation:
                     interpolation=cv2.INTER_LINEAR,
                     mask_interpolation=cv2.INTER_LINEAR,  # the target is soft
                     border_mode=cv2.BORDER_REFLECT_101,
-                    p=affine,
+                    p=ranges.affine,
                 ),
                 *lightening,
                 A.ColorJitter(
-                    brightness=_factors(brightness),
-                    contrast=_factors(contrast),
-                    saturation=_factors(saturation),
-                    hue=(-hue, hue),
-                    p=color,
+                    brightness=_factors(ranges.brightness),
+                    contrast=_factors(ranges.contrast),
+                    saturation=_factors(ranges.saturation),
+                    hue=(-ranges.hue, ranges.hue),
+                    p=ranges.color,
                 ),
             ]
         )
@@ -80,5 +67,5 @@ class Augmentation:
         return changed["image"], changed["mask"]
 
 
-def _factors(given: Factor) -> tuple[float, float]:
+def _factors(given: float | tuple[float, float]) -> tuple[float, float]:
     return given if isinstance(given, tuple) else (1 - given, 1 + given)

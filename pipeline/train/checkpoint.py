@@ -1,4 +1,4 @@
-"""What a training run needs to go on after it was stopped."""
+"""What a training starts from: the state it was stopped in, or another recipe's weights."""
 
 import dataclasses
 import time
@@ -8,75 +8,111 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor, nn
 
-from pipeline.support import distributed, tensor_file
+from pipeline.data import samples
+from pipeline.networks import model
+from pipeline.paths import Paths
+from pipeline.support import distributed, hardware, tensor_file
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
-from pipeline.train.averages import State
-from pipeline.train.meter import WINDOW
+from pipeline.train.loss import WINDOW
+
+State = dict[str, Tensor]
+Row = dict[str, float | None]  # of the history; None was not measured
 
 
 @dataclasses.dataclass
 class Progress:
     """How far a run has come: what is needed besides the state of network and optimizer.
 
-    `epoch` epochs are whole, and `batch` batches of the one after them. `best` holds the best
-    epochs' `dice`, `epoch` and `weights`, best first.
+    `epoch` epochs are whole, and `batch` batches of the one after them. `best` holds `dice`,
+    `epoch` and `weights` of the scored epoch with the highest Dice; it is empty before the first
+    one, and in runs where no choice is made by that Dice.
     """
 
     epoch: int = 0
     batch: int = 0
-    best: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[Row] = dataclasses.field(default_factory=list)
+    stale: int = 0  # scored epochs since the best one
 
-    def end_epoch(self, row: dict[str, float], weights: State, keep: int) -> None:
-        """Add an epoch's row of the history; keep its `weights` if among the `keep` best."""
+    def end_epoch(self, row: Row) -> None:
+        """Add an epoch's row of the history."""
         self.epoch, self.batch = self.epoch + 1, 0
         self.history.append(row)
-        entry = {"dice": row["dice"], "epoch": self.epoch, "weights": weights}
-        self.best = sorted([*self.best, entry], key=lambda e: -e["dice"])[:keep]
+
+    def note_score(self, dice: float, weights: State) -> None:
+        """The latest epoch has been scored: keep its `weights` if it is the best one."""
+        self.stale += 1
+        if not self.best or dice > self.best["dice"]:
+            self.best = {"dice": dice, "epoch": self.epoch, "weights": weights}
+            self.stale = 0
 
     def is_stale(self, patience: Literal["none"] | int) -> bool:
-        """Whether the last `patience` epochs have brought no better Dice."""
-        if patience == "none" or not self.best:
-            return False
-        return self.epoch - int(self.best[0]["epoch"]) >= patience
+        """Whether the last `patience` scored epochs have brought no better Dice."""
+        return patience != "none" and self.stale >= patience
 
 
-class Keeper:
-    """Saves a run in time, and when it is asked to stop.
+def on_cpu(network: nn.Module) -> State:
+    """A copy of a network's state."""
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+class Checkpointer:
+    """Saves a run in time and when it is asked to stop, and brings it back.
 
     With several processes all agree, every `WINDOW` steps, on what to do: each one's own
     state is saved, and none goes on alone.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        parts: Mapping[str, Any],
-        own: Mapping[str, Any],
-        seconds: float,
-        stop: Stop,
-        fabric: Fabric,
-    ) -> None:
-        """Take what to save: objects with `state_dict` and `load_state_dict`, by name.
+    def __init__(self, path: Path, seconds: float, stop: Stop, fabric: Fabric) -> None:
+        """Read what an earlier run has left at `path`, if anything.
 
         Args:
-            parts: the same in all processes.
-            own: of this process.
+            seconds: at least so long between two checkpoints.
+
+        Raises:
+            UserError: only some of the processes see the file.
         """
         self._path = path
-        self._parts = parts
-        self._own = own
         self._seconds = seconds
         self._stop = stop
         self._fabric = fabric
         self._saved = time.monotonic()
         self._steps = 0
+        self._parts: Mapping[str, Any] = {}
+        self._own: Mapping[str, Any] = {}
+        self._found = _read(path, fabric)
 
-    def resume(self) -> Progress:
-        """Bring everything to the state saved by an earlier run, if there is one."""
-        return resume(self._path, self._parts, self._own, self._fabric)
+    @property
+    def precision(self) -> str | None:
+        """That of the run to go on with, which keeps it; None for a new run."""
+        return None if self._found is None else str(self._found["precision"])
+
+    def resume(self, parts: Mapping[str, Any], own: Mapping[str, Any]) -> Progress:
+        """Bring everything to the state saved by an earlier run, if there is one.
+
+        Args:
+            parts: what to save from now on, by name: objects with `state_dict` and
+                `load_state_dict`, the same in all processes, loaded in this order.
+            own: the same of this process alone.
+        """
+        self._parts, self._own = parts, own
+        content, self._found = self._found, None
+        if content is None:
+            return Progress()
+        # As many as there were processes; if there are more now, some share one's.
+        mine = content["each"][self._fabric.global_rank % len(content["each"])]
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+        for name, part in own.items():
+            part.load_state_dict(mine["own"][name])
+        _set_random_state(mine["random"])
+        progress = Progress(**content["progress"])
+        done = f"epoch {progress.epoch}" + (f", batch {progress.batch}" if progress.batch else "")
+        self._fabric.print(f"going on after {done} from {self._path}", flush=True)
+        return progress
 
     def is_due(self, epoch_ends: bool = False) -> bool:
         """Whether to save now; asked after every step and every epoch."""
@@ -87,8 +123,20 @@ class Keeper:
         return distributed.is_in_any(self._fabric, late or bool(self._stop.signal))
 
     def save(self, progress: Progress) -> None:
-        """Save, and stop if that was asked."""
-        save(self._path, self._parts, self._own, progress, self._fabric)
+        """Save the states of all parts and the random generators, in one step; stop if asked.
+
+        The first process writes, also what is each one's own; all of them must call.
+        """
+        mine = {"random": _random_state(), "own": _states(self._own)}
+        each = distributed.gather(self._fabric, mine)
+        if self._fabric.is_global_zero:
+            content = {
+                "parts": _states(self._parts),
+                "each": each,
+                "progress": vars(progress),
+                "precision": hardware.precision(self._fabric),
+            }
+            tensor_file.save(self._path, content)
         self._saved = time.monotonic()
         if distributed.is_in_any(self._fabric, bool(self._stop.signal)):
             self._stop.leave()
@@ -99,50 +147,19 @@ class Keeper:
         self._stop.leave()
 
 
-def save(
-    path: Path,
-    parts: Mapping[str, Any],
-    own: Mapping[str, Any],
-    progress: Progress,
-    fabric: Fabric,
-) -> None:
-    """Write the states of all `parts`, of the random generators, and the progress, in one step.
-
-    The first process writes, also what is each one's `own`; all of them must call.
-    """
-    mine = {"random": _random_state(), **_states(own)}
-    each = distributed.gather(fabric, mine)
-    if fabric.is_global_zero:
-        content = {**_states(parts), "each": each, "progress": vars(progress)}
-        tensor_file.save(path, content)
-
-
-def resume(
-    path: Path, parts: Mapping[str, Any], own: Mapping[str, Any], fabric: Fabric
-) -> Progress:
-    """Bring `parts` and the random generators to the state saved in `path`, if it exists."""
-    found = distributed.gather(fabric, path.exists())
-    if len(set(found)) > 1:
+def _read(path: Path, fabric: Fabric) -> dict[str, Any] | None:
+    """A checkpoint's content; None: there is none, or a damaged one, and training begins anew."""
+    there = distributed.gather(fabric, path.exists())
+    if len(set(there)) > 1:
         raise UserError(
             f"{path}: only some of the processes see it; let all machines share the project's "
             f"folder, with work/ and data/"
         )
-    if not found[0]:
-        return Progress()
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    # As many as there were processes; if there are more now, some share one's.
-    mine = content["each"][fabric.global_rank % len(content["each"])]
-    for name, part in parts.items():
-        if content[name]:  # empty: of another precision, or an average that is off
-            part.load_state_dict(content[name])
-    for name, part in own.items():
-        part.load_state_dict(mine[name])
-    _set_random_state(mine["random"])
-    progress = Progress(**content["progress"])
-    done = f"epoch {progress.epoch}" + (f", batch {progress.batch}" if progress.batch else "")
-    if fabric.is_global_zero:
-        print(f"going on after {done} from {path}", flush=True)
-    return progress
+    if not there[0]:
+        return None
+    found: dict[str, Any] | None = tensor_file.load(path)
+    # Of several processes the one that finds damage removes the file: the others may have read it.
+    return found if all(distributed.gather(fabric, found is not None)) else None
 
 
 def _states(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,3 +175,62 @@ def _set_random_state(state: list[torch.Tensor]) -> None:
     torch.set_rng_state(state[0])
     if len(state) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(state[1])
+
+
+# --- Another recipe's weights.
+
+
+def find_start(other: str, fold: int, paths: Paths) -> Path:
+    """The file of recipe `other`'s network for `fold`.
+
+    Args:
+        paths: this recipe's places; the other's are the usual ones.
+
+    Raises:
+        UserError: the file or the other recipe's samples are missing, or the other network
+            has seen images that are held out here.
+    """
+    path = Paths.of(other).model(fold)
+    if not path.exists():
+        raise UserError(
+            f"train.weights.init_from: found {other!r}, but {path} is missing; run "
+            f"dvc repro train@{other}-{fold} first, with {other} among the recipes of params.yaml"
+        )
+    theirs = samples.read(Paths.of(other).samples)
+    # By image too: where one of them does not split by group, its groups are single images.
+    seen = {name for row in samples.training(theirs, fold) for name in (row.group, row.sample_id)}
+    rows = samples.held_out(samples.read(paths.samples), fold)
+    held_out = {row.group for row in rows}
+    leaked = sorted({row.group for row in rows if seen & {row.group, row.sample_id}})
+    if leaked:
+        raise UserError(
+            f"train.weights.init_from: found {other!r}, whose network of fold {fold} has been "
+            f"trained on {len(leaked)} of the {len(held_out)} groups held out here, {leaked[0]} "
+            f"for one; expected the same folds: give both recipes the same split section"
+        )
+    return path
+
+
+def load_start(network: model.Segmenter, path: Path) -> str:
+    """Give `network` the weights of another, whose input size may differ.
+
+    Returns:
+        What was chosen on the held-out fold in making them, see `Description.choices`.
+
+    Raises:
+        UserError: it is of another fold or of another architecture.
+    """
+    theirs, ours = model.load(path), network.description
+    if theirs.description.fold != ours.fold:
+        raise UserError(
+            f"{path}: trained without fold {theirs.description.fold}, expected fold {ours.fold}; "
+            f"run the other recipe's train stage again"
+        )
+    try:
+        network.load_state_dict(theirs.state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"{path}: found weights that do not fit this network; "
+            f"give both recipes the same train.model"
+        ) from None
+    return theirs.description.choices

@@ -1,10 +1,16 @@
-"""The training loss: cross-entropy plus soft Dice, on soft targets of one class or more."""
+"""The loss: cross-entropy plus soft Dice, on soft targets of one class or more; its mean so far."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from pipeline.recipe.schema import Loss
+from pipeline.support.errors import UserError
+
+WINDOW = 20  # batches between two looks at a GPU: each makes the host wait for it
 
 
 class Terms(NamedTuple):
@@ -27,85 +33,45 @@ def shares(targets: Tensor) -> Tensor:
     return of_class / of_class.sum(dim=1, keepdim=True)  # not 255: shares are rounded
 
 
-def entropy_dice(
-    logits: Tensor,
-    target: Tensor,
-    bce: float,
-    dice: float,
-    boundary: float,
-    boundary_width: int,
-) -> Terms:
-    """Weighted sum of cross-entropy and 1 - soft Dice: `bce_dice`, of one class or more.
+def entropy_dice(logits: Tensor, target: Tensor, weights: Loss) -> Terms:
+    """Weighted sum of cross-entropy (mean over pixels) and 1 - soft Dice (mean over images).
 
     Args:
-        logits: float (B, H, W), or (B, C, H, W) of C classes one of which each pixel is.
-        target: shares, float, of the same shape.
-    """
-    if logits.ndim == 3:
-        return bce_dice(logits, target, bce, dice, boundary, boundary_width)
-    return class_entropy_dice(logits, target, bce, dice, boundary, boundary_width)
-
-
-def class_entropy_dice(
-    logits: Tensor,
-    target: Tensor,
-    entropy: float,
-    dice: float,
-    boundary: float,
-    boundary_width: int,
-) -> Terms:
-    """Weighted sum of cross-entropy (mean over pixels) and 1 - soft Dice (over classes, images).
-
-    Args:
-        logits: float (B, C, H, W), unbounded.
-        target: float (B, C, H, W), shares of the classes in each pixel, which add up to 1.
-        entropy: weight of the cross-entropy.
-        dice: weight of the Dice term, in which each class counts the same.
-        boundary: what a pixel near the boundary of any class counts above the others.
-        boundary_width: how near, see `near_boundary`.
-
-    Both terms are computed in float32 whatever the precision of the network.
-    """
-    logs, target = torch.log_softmax(logits.float(), dim=1), target.float()
-    one_a_class, classes = target.flatten(0, 1), target.shape[1]  # B * C, H, W
-    of_pixel = -(target * logs).sum(dim=1)  # B, H, W
-    weight = None
-    if boundary:
-        near = near_boundary(one_a_class, boundary_width).reshape(target.shape).amax(dim=1)
-        weight = _weights(near, boundary)
-        of_pixel = of_pixel * weight
-        weight = weight.repeat_interleave(classes, dim=0)  # B * C, H, W
-    missed = 1 - soft_dice(logs.exp().flatten(0, 1), one_a_class, weight).mean()
-    mean = of_pixel.mean()
-    return Terms(entropy * mean + dice * missed, mean.detach(), missed.detach())
-
-
-def bce_dice(
-    logits: Tensor,
-    target: Tensor,
-    bce: float,
-    dice: float,
-    boundary: float,
-    boundary_width: int,
-) -> Terms:
-    """Weighted sum of BCE (mean over pixels) and 1 - soft Dice (mean over images).
-
-    Args:
-        logits: float (B, H, W), unbounded.
-        target: float (B, H, W), share of foreground in each pixel, 0..1.
-        bce: weight of the cross-entropy.
-        dice: weight of the Dice term.
-        boundary: what a pixel near the mask's boundary counts above the 1 of every other, in
-            both terms; 0 for all pixels alike.
-        boundary_width: how near, see `near_boundary`.
+        logits: float (B, H, W), unbounded, of one class; (B, C, H, W) of C classes one of which
+            each pixel is: the cross-entropy is then over classes, and each class counts the
+            same in the Dice term.
+        target: float, of the same shape, see `shares`.
+        weights: `bce` and `dice` of the two terms; `boundary` is what a pixel near a mask's (of
+            classes, any one's) boundary counts above the 1 of every other, in both terms, and
+            `boundary_width` how near, see `near_boundary`.
 
     Both terms are computed in float32 whatever the precision of the network.
     """
     logits, target = logits.float(), target.float()
-    weight = _weights(near_boundary(target, boundary_width), boundary) if boundary else None
+    of_one = logits.ndim == 3
+    entropy, dice = (_binary if of_one else _of_classes)(logits, target, weights)
+    return Terms(weights.bce * entropy + weights.dice * dice, entropy.detach(), dice.detach())
+
+
+def _binary(logits: Tensor, target: Tensor, weights: Loss) -> tuple[Tensor, Tensor]:
+    weight = None
+    if weights.boundary:
+        weight = _weights(near_boundary(target, weights.boundary_width), weights.boundary)
     entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
-    missed = 1 - soft_dice(torch.sigmoid(logits), target, weight).mean()
-    return Terms(bce * entropy + dice * missed, entropy.detach(), missed.detach())
+    return entropy, 1 - soft_dice(torch.sigmoid(logits), target, weight).mean()
+
+
+def _of_classes(logits: Tensor, target: Tensor, weights: Loss) -> tuple[Tensor, Tensor]:
+    logs = torch.log_softmax(logits, dim=1)
+    one_a_class, classes = target.flatten(0, 1), target.shape[1]  # B * C, H, W
+    of_pixel = -(target * logs).sum(dim=1)  # B, H, W
+    weight = None
+    if weights.boundary:
+        near = near_boundary(one_a_class, weights.boundary_width)
+        weight = _weights(near.reshape(target.shape).amax(dim=1), weights.boundary)
+        of_pixel = of_pixel * weight
+        weight = weight.repeat_interleave(classes, dim=0)  # B * C, H, W
+    return of_pixel.mean(), 1 - soft_dice(logs.exp().flatten(0, 1), one_a_class, weight).mean()
 
 
 def soft_dice(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -143,3 +109,68 @@ def _maximum(values: Tensor, width: int) -> Tensor:
     side = 2 * width + 1
     along = functional.max_pool2d(values[:, None], (1, side), stride=1, padding=(0, width))
     return functional.max_pool2d(along, (side, 1), stride=1, padding=(width, 0))[:, 0]
+
+
+class Losses:
+    """The loss terms of an epoch's batches, summed on the device.
+
+    Reading a number off a GPU waits for all its work, so that is done once every `WINDOW`
+    batches; on a CPU it costs nothing and is done for each.
+    """
+
+    def __init__(self, device: torch.device, ids: Sequence[str]) -> None:
+        self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
+        self._batches = 0
+        self._recent: list[tuple[Tensor, Tensor]] = []
+        self._window = WINDOW if device.type == "cuda" else 1
+        self._ids = ids
+
+    def add(self, terms: Terms, rows: Tensor) -> bool:
+        """Take in a batch's terms and the positions of its rows; True when a look is due."""
+        found = torch.stack([term.detach() for term in terms])
+        self._sums += found
+        self._batches += 1
+        self._recent.append((found, rows))
+        return len(self._recent) >= self._window
+
+    def look(self) -> float:
+        """The mean loss of the batches since the last look.
+
+        Raises:
+            UserError: one of them is not finite; the message holds its terms and sample ids.
+        """
+        recent, self._recent = self._recent, []
+        if not recent:
+            return self.means()[0].item()
+        values = torch.stack([found for found, _ in recent]).cpu()
+        for found, (_, rows) in zip(values, recent, strict=True):
+            if not torch.isfinite(found).all():
+                raise UserError(self._explained(found.tolist(), rows))
+        return values[:, 0].mean().item()
+
+    def means(self) -> Tensor:
+        """The means of loss, BCE and Dice term over the epoch so far, on the device."""
+        return self._sums / max(1, self._batches)
+
+    def clear(self) -> None:
+        """Begin the next epoch."""
+        self._sums.zero_()
+        self._batches, self._recent = 0, []
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on."""
+        return {"sums": self._sums.cpu(), "batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._sums.copy_(state["sums"])
+        self._batches = state["batches"]
+
+    def _explained(self, found: Sequence[float], rows: Tensor) -> str:
+        total, bce, dice = found
+        names = ", ".join(self._ids[row] for row in rows.tolist())
+        return (
+            f"the loss is {total} (BCE {bce}, Dice {dice}) on {names}, expected a finite number; "
+            f"lower the phase's learning_rate, set train.gradient.clip, or set "
+            f"runtime.precision to 32-true"
+        )

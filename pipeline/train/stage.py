@@ -1,11 +1,16 @@
-"""Stage `train`: fit one fold's network; the weights of the best epochs are kept.
+"""Stage `train`: fit one fold's network, phase by phase, and keep its last (averaged) weights.
 
-The loop below is the whole of it: decode and augment (training/dataset.py), forward, loss
-(training/loss.py), backward, a step of optimizer and schedule; after each epoch the held-out
-Dice at full resolution. It saves itself every now and then, and goes on from any step.
+`train` is the whole of it: decode and augment (data.py, augment.py), forward, loss (loss.py),
+backward, a step of optimizer, schedule and moving average (optimization.py); after an epoch the
+held-out loss and Dice (held_out.py). It saves itself every now and then, and goes on from any
+step (checkpoint.py).
 """
 
 import contextlib
+import copy
+import csv
+import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,144 +18,250 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule
-from torch.utils.data import DataLoader
+from torch import nn
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.networks import model
-from pipeline.networks.predictor import Predictor
 from pipeline.paths import Paths
-from pipeline.recipe.schema import Recipe, Runtime, Train
+from pipeline.recipe.schema import Phase, Recipe, Runtime, Train
 from pipeline.support import distributed, files, fingerprint, hardware, interrupt
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
 from pipeline.support.progress import Bar, Stopwatch, TensorBoard
-from pipeline.train import averages, cache, checkpoint, optimizers, results, schedules, starting
+from pipeline.train import checkpoint, optimization
 from pipeline.train.augment import Augmentation
-from pipeline.train.dataset import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
-from pipeline.train.held_out import HeldOut
-from pipeline.train.loss import entropy_dice, shares
-from pipeline.train.meter import Losses, measured
+from pipeline.train.checkpoint import Checkpointer, Progress, Row, State
+from pipeline.train.data import Cache, Shuffle, TrainingSet, load_batches, prefer_foreground
+from pipeline.train.held_out import HeldOut, Score
+from pipeline.train.loss import Losses, entropy_dice, shares
 
 
-def train(
-    network: model.Segmenter,
-    dataset: TrainingSet,
-    held_out: HeldOut,
-    settings: Train,
-    runtime: Runtime,
-    fabric: Fabric,
-    last: Path,
-    stop: Stop,
-    journal: TensorBoard,
-) -> checkpoint.Progress:
-    """Run all epochs, going on from the checkpoint `last` if an earlier run left one.
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """All that a training needs besides its network: of which images, how, on what, where to."""
+
+    rows: Sequence[Sample]  # to train on
+    cache: Cache  # their decoded images, and those held out
+    held_out: HeldOut
+    settings: Train
+    runtime: Runtime
+    fabric: Fabric
+    last: Path  # the checkpoint
+    stop: Stop
+    board: TensorBoard
+
+
+def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
+    """Run all phases, going on from the checkpoint if an earlier run has left one.
+
+    Returns:
+        The weights to keep, and how the run went.
 
     Raises:
         UserError: the loss is no longer finite; the message holds its terms and sample ids.
     """
-    batches, loader = _batches(dataset, settings, runtime, fabric)
-    wrapped, optimizer, schedule, ema = _set_up(network, settings, runtime, fabric, batches.steps)
-    losses = Losses(fabric.device, [row.sample_id for row in dataset.rows])
-    clock, clip = Stopwatch(fabric.device), settings.gradient.clip
-    state = {
-        "network": network,
-        "optimizer": optimizer.optimizer,
-        "schedule": schedule,
-        "precision": fabric.strategy.precision,  # float16's loss scale
-        "ema": ema,
-    }
-    own, seconds = {"losses": losses}, runtime.checkpoint_seconds
-    keeper = checkpoint.Keeper(last, state, own, seconds, stop, fabric)
-    progress = keeper.resume()
+    settings, fabric, stop = job.settings, job.fabric, job.stop
+    checkpointer = Checkpointer(job.last, job.runtime.checkpoint_seconds, stop, fabric)
+    _choose_precision(network, job, checkpointer.precision)
+    shuffles = [_shuffle(phase, job) for phase in settings.phases]
+    wrapped, optimizer, clip = *_set_up(network, job), settings.gradient.clip
+    plain = optimizer.optimizer
+    schedule = optimization.Schedule(plain, settings.phases, [one.steps for one in shuffles])
+    # The schedule before the optimizer: see its load_state_dict.
+    parts = {"network": network, "schedule": schedule, "optimizer": plain}
+    parts["precision"] = fabric.strategy.precision  # float16's loss scale
+    judged: nn.Module = network
+    if settings.weights.ema != "none":
+        average = optimization.moving_average(network, settings.weights.ema)
+        parts["average"], judged = average, average.module
+    losses = Losses(fabric.device, [row.sample_id for row in job.rows])
+    progress = checkpointer.resume(parts, {"losses": losses})
+    clock, patience = Stopwatch(fabric.device), settings.validation.patience
 
-    while progress.epoch < settings.epochs and not progress.is_stale(settings.validation.patience):
-        title = f"epoch {progress.epoch + 1}/{settings.epochs}"
-        batches.epoch, batches.first = progress.epoch, progress.batch
-        wrapped.train()
-        clock.restart()
-        bar = Bar(title, batches.first, batches.first + len(batches), batches.batch_size, fabric)
-        for images, targets, rows in loader:  # (B, H, W, 3) and (B, H, W[, C]), uint8; (B,)
-            clock.mark()
-            images = images.to(fabric.device, non_blocking=True)
-            truth = shares(targets.to(fabric.device, non_blocking=True))
-            progress.batch += 1
-            ends_step = progress.batch % batches.accumulate == 0
-            with fabric.no_backward_sync(wrapped, enabled=not ends_step):
-                terms = entropy_dice(wrapped(images), truth, **settings.loss.model_dump())
-                fabric.backward(terms.total / batches.accumulate)
-            if ends_step:
-                if clip != "none":  # infinite ones are float16's, whose scaler skips the step
-                    fabric.clip_gradients(wrapped, optimizer, None, clip, 2.0, False)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                schedule.after_step()
-                ema.update()
-            bar.update()
-            if losses.add(terms, rows):
-                bar.show(losses.look())
-            if ends_step and keeper.is_due():
+    ends = 0
+    for number, (phase, batches) in enumerate(zip(settings.phases, shuffles, strict=True)):
+        ends += phase.epochs
+        if progress.epoch >= ends or progress.is_stale(patience):
+            continue
+        schedule.enter(number)
+        images = job.cache.at(phase.size)
+        dataset = TrainingSet(job.rows, images, Augmentation(settings.augment))
+        workers, on_gpu = hardware.workers(job.runtime.workers), fabric.device.type == "cuda"
+        loader = load_batches(dataset, batches, workers, pin=on_gpu)
+        while progress.epoch < ends and not progress.is_stale(patience):
+            title = _title(number, progress.epoch + 1, settings)
+            batches.epoch, batches.first = progress.epoch, progress.batch
+            done, of, size = batches.first, batches.first + len(batches), batches.batch_size
+            wrapped.train()
+            clock.restart()
+            with Bar(title, done, of, size, fabric) as bar:
+                for pixels, targets, rows in loader:  # (B, H, W, 3), (B, H, W[, C]) uint8; (B,)
+                    clock.mark()
+                    pixels = pixels.to(fabric.device, non_blocking=True)
+                    truth = shares(targets.to(fabric.device, non_blocking=True))
+                    progress.batch += 1
+                    ends_step = progress.batch % batches.accumulate == 0
+                    with fabric.no_backward_sync(wrapped, enabled=not ends_step):
+                        terms = entropy_dice(wrapped(pixels), truth, settings.loss)
+                        fabric.backward(terms.total / batches.accumulate)
+                    if ends_step:
+                        if clip != "none":  # infinite ones: float16's scaler skips the step
+                            fabric.clip_gradients(wrapped, optimizer, None, clip, 2.0, False)
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
+                        schedule.after_step()
+                        if settings.weights.ema != "none":
+                            average.update_parameters(network)
+                    bar.update()
+                    if losses.add(terms, rows):
+                        bar.show(losses.look())
+                    if ends_step and checkpointer.is_due():
+                        losses.look()
+                        checkpointer.save(progress)
+                    clock.mark()
                 losses.look()
-                keeper.save(progress)
-            clock.mark()
-        bar.__exit__()
-        losses.look()
-        clock.stop()
+            clock.stop()
 
-        score = held_out.score(ema.network, stop)
-        if score is None:
-            keeper.save_and_leave(progress)
-        row = {"epoch": progress.epoch + 1, "dice": score.dice, "learning_rate": schedule.rate}
-        row |= measured(losses, clock, len(batches) * batches.batch_size, fabric)
-        schedule.after_epoch(score.dice)
-        losses.clear()
-        progress.end_epoch(row, averages.on_cpu(ema.network), settings.weights.average)
-        journal.write_epoch(progress.epoch, row, score.pictures)
-        said = f"loss {row['loss']:.4f}, held-out Dice {score.dice:.5f}"
-        fabric.print(f"{title}: {said}, {row['waiting'] or 0:.0%} waiting for data", flush=True)
-        if keeper.is_due(epoch_ends=True):
-            keeper.save(progress)
-    if settings.weights.average > 1:  # their mean is still to be scored
-        keeper.save(progress)
-    return progress
+            score, epoch = None, progress.epoch + 1
+            if epoch % settings.validation.every == 0 or epoch == settings.epochs:
+                score = job.held_out.score(judged, images, stop)
+                if score is None:
+                    checkpointer.save_and_leave(progress)
+                schedule.after_score(score.dice)
+            row = _row(epoch, number, score, schedule.rate)
+            row |= _measure(losses, clock, len(batches) * size, fabric)
+            losses.clear()
+            progress.end_epoch(row)
+            if score is not None and settings.choices:
+                progress.note_score(score.dice, checkpoint.on_cpu(judged))
+            job.board.write_epoch(epoch, row, score.pictures if score else {})
+            fabric.print(f"{title}: {_describe(row)}", flush=True)
+            if checkpointer.is_due(epoch_ends=True):
+                checkpointer.save(progress)
+        del images, dataset, loader  # before those of the next size take their place
+    if settings.weights.keep == "best":
+        return progress.best["weights"], progress
+    return checkpoint.on_cpu(judged), progress
 
 
-def _batches(
-    dataset: TrainingSet, settings: Train, runtime: Runtime, fabric: Fabric
-) -> tuple[Shuffle, DataLoader[Any]]:
-    """This process's share of each batch, and the loader that prepares it."""
+def _choose_precision(network: model.Segmenter, job: Job, kept: str | None) -> None:
+    """Let the Fabric compute in what `runtime.precision` asks for: `auto` is measured on a CPU.
+
+    A run that goes on keeps the precision it began in.
+    """
+    fabric, settings = job.fabric, job.settings
+    if job.runtime.precision != "auto" or fabric.device.type != "cpu":
+        return
+    if kept is not None:
+        hardware.set_precision(fabric, kept)
+        fabric.print(f"precision {kept}, as before", flush=True)
+        return
+    if not hardware.has_bfloat16():
+        return
+    height, width = settings.phases[0].size
+    images = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
+    tried = copy.deepcopy(network).train()
+
+    def step() -> None:
+        with fabric.autocast():
+            logits = tried(images)
+        fabric.backward(entropy_dice(logits, torch.zeros_like(logits), settings.loss).total)
+
+    with torch.random.fork_rng([]):  # dropout takes numbers
+        fabric.print(hardware.measure_precision(fabric, step), flush=True)
+
+
+def _shuffle(phase: Phase, job: Job) -> Shuffle:
+    """This process's share of each batch of a phase."""
+    settings, fabric = job.settings, job.fabric
     chances = None
     if settings.sampler.name == "prefer-foreground":
-        chances = prefer_foreground(dataset.rows, settings.sampler.uniform)
+        chances = prefer_foreground(job.rows, settings.sampler.uniform)
     batches = Shuffle(
-        len(dataset), settings.batch_size, settings.seed, settings.gradient.accumulate,
+        len(job.rows), phase.batch_size, settings.seed, settings.gradient.accumulate,
         fabric.global_rank, fabric.world_size, chances,
     )  # fmt: skip
     if batches.batch_size % fabric.world_size:
         raise UserError(
-            f"train.batch_size: found batches of {batches.batch_size} for {fabric.world_size} "
-            f"processes, expected a multiple; change it, or runtime.devices"
+            f"train.phases: found batches of {batches.batch_size} for {fabric.world_size} "
+            f"processes, expected a multiple; change batch_size, or runtime.devices"
         )
-    pin = fabric.device.type == "cuda"
-    return batches, load_batches(dataset, batches, hardware.workers(runtime.workers), pin)
+    return batches
 
 
-def _set_up(
-    network: model.Segmenter, settings: Train, runtime: Runtime, fabric: Fabric, steps: int
-) -> tuple[_FabricModule, Any, schedules.Schedule, averages.Ema]:
-    """Network and optimizer as Fabric runs them, schedule over all epochs, moving average."""
-    fused = hardware.can_fuse(fabric, clips=settings.gradient.clip != "none")
-    plain = optimizers.make(network.parameters(), fused, **settings.optimizer.model_dump())
-    compiled: Any = torch.compile(network) if runtime.compile else network
-    wrapped, optimizer = fabric.setup(compiled, plain)
-    schedule = schedules.make(plain, settings.epochs * steps, **settings.schedule.model_dump())
-    decay = None if settings.weights.ema == "none" else settings.weights.ema
-    return wrapped, optimizer, schedule, averages.Ema(network, decay)
+def _set_up(network: model.Segmenter, job: Job) -> tuple[Any, Any]:
+    """Network and optimizer as Fabric runs them."""
+    clips = job.settings.gradient.clip != "none"
+    plain = optimization.make_optimizer(
+        network.parameters(),
+        hardware.can_fuse(job.fabric, clips),
+        **job.settings.optimizer.model_dump(),
+    )
+    compiled: Any = torch.compile(network) if job.runtime.compile else network
+    wrapped, optimizer = job.fabric.setup(compiled, plain)
+    return wrapped, optimizer
 
 
-def _rows_of(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Sample], list[Sample]]:
+def _title(number: int, epoch: int, settings: Train) -> str:
+    title = f"epoch {epoch}/{settings.epochs}"
+    if len(settings.phases) == 1:
+        return title
+    height, width = settings.phases[number].size
+    return f"phase {number + 1}/{len(settings.phases)} at {height}x{width}, {title}"
+
+
+def _row(epoch: int, phase: int, score: Score | None, rate: float) -> Row:
+    """An epoch's row of the history, but for what `_measure` adds; None was not measured."""
+    return {
+        "epoch": epoch,
+        "phase": phase + 1,
+        "dice": score and score.dice,
+        "pixel_accuracy": score and score.pixel_accuracy,
+        "held_out_loss": score and score.loss,
+        "held_out_bce": score and score.bce,
+        "held_out_dice_loss": score and score.dice_loss,
+        "learning_rate": rate,
+    }
+
+
+def _measure(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> Row:
+    """An epoch's losses and speed, after `images` images; all processes must ask.
+
+    `waiting` is a share, of the first process; the rest is over all processes.
+    """
+    means = distributed.total(fabric, losses.means().tolist())
+    total, bce, dice = (value / fabric.world_size for value in means)
+    return {
+        "loss": total,
+        "bce": bce,
+        "dice_loss": dice,
+        "images_per_second": images / clock.seconds if images else None,
+        "waiting": clock.waiting,
+        "gpu_memory_gb": hardware.peak_gpu_memory(fabric),
+    }
+
+
+def _describe(row: Row) -> str:
+    """An epoch in a few words; what was not measured is left out."""
+    words = {
+        "loss": "loss {:.4f}",
+        "held_out_loss": "held-out loss {:.4f}",
+        "dice": "held-out Dice {:.5f}",
+        "waiting": "{:.0%} waiting for data",
+    }
+    return ", ".join(
+        text.format(row[name]) for name, text in words.items() if row[name] is not None
+    )
+
+
+def divide(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Sample], list[Sample]]:
+    """The rows to train on and those held out.
+
+    Raises:
+        UserError: there are none of one kind.
+    """
     training, held_out = samples.training(table, fold), samples.held_out(table, fold)
     if not training or not held_out:
         raise UserError(
@@ -182,34 +293,71 @@ def run(recipe: Recipe, paths: Paths, fold: int) -> None:
 def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) -> None:
     settings, runtime = recipe.train, recipe.runtime
     table = samples.read(paths.samples)
-    training, held_out = _rows_of(table, fold, paths.samples)
+    training, held_out = divide(table, fold, paths.samples)
     samples.check_classes([*training, *held_out], settings.classes, paths.samples)
     fabric.seed_everything(settings.seed, verbose=False)
-    network = model.build(model.describe(settings, fold), settings.model.weights)
+    network = model.for_training(settings, fold, settings.model.weights)
     start = None
     if settings.weights.init_from != "none":
-        start = starting.find(settings.weights.init_from, fold, paths)
-        starting.load(network, start)
+        start = checkpoint.find_start(settings.weights.init_from, fold, paths)
+        checkpoint.load_start(network, start)
     if settings.sync_batchnorm:
         distributed.synchronize_batchnorm(fabric, network)
     fabric.print(
         f"fold {fold}: {len(training)} images to train on, {len(held_out)} held out; "
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
     )
-    archives = Archives(paths.raw)
+    archives, workers = Archives(paths.raw), hardware.workers(runtime.workers)
     # On disk are all folds' images, once for all of them.
-    rows = training if runtime.cache != "disk" else [row for row in table if row.split == "train"]
-    decoder = Decoder(rows, archives, settings.size, settings.resize)
-    pictures = cache.open_pictures(runtime.cache, decoder, paths.work)
-    dataset = TrainingSet(training, rows, pictures, Augmentation(**settings.augment.model_dump()))
-    predictor = Predictor(
-        {}, settings.size, settings.resize, settings.validation.tta, fabric,
-        runtime.batch_size, hardware.workers(runtime.workers),
+    rows = [row for row in table if row.split == "train"]
+    rows = rows if runtime.cache == "disk" else [*training, *held_out]
+    sizes = [phase.size for phase in settings.phases]
+    cache = Cache(runtime.cache, paths.work, rows, archives, settings.resize, sizes)
+    judge = HeldOut(
+        held_out, archives, settings.loss, settings.validation.tta, fabric, runtime.batch_size,
+        workers, pictures=runtime.tensorboard, keep=runtime.cache != "none",
     )  # fmt: skip
-    judge = HeldOut(held_out, archives, predictor, runtime.tensorboard)
     read = [paths.samples, start] if start else [paths.samples]
     last = work / fingerprint.key("train", settings.model_dump_json(), read, paths.raw) / "last.pt"
     logs = paths.logs / f"fold{fold}" if runtime.tensorboard and fabric.is_global_zero else None
-    with TensorBoard(logs) as journal, interrupt.note_signals() as stop:
-        progress = train(network, dataset, judge, settings, runtime, fabric, last, stop, journal)
-        results.write(paths, fold, network, progress, judge, stop)
+    with TensorBoard(logs) as board, interrupt.note_signals() as stop:
+        job = Job(training, cache, judge, settings, runtime, fabric, last, stop, board)
+        weights, progress = train(network, job)
+    if fabric.is_global_zero:
+        write_results(paths, fold, network, weights, progress, settings.weights.keep)
+
+
+def write_results(
+    paths: Paths,
+    fold: int,
+    network: model.Segmenter,
+    weights: State,
+    progress: Progress,
+    keep: str,
+) -> None:
+    """Write `history.csv`, `metrics.json` and, last, `model.pt`.
+
+    `flatters` says whether the held-out fold's own Dice has chosen what is kept: it is then no
+    score to expect of new images, and every stage that reads it says so.
+    """
+    choices = network.description.choices
+    epoch = int(progress.best["epoch"]) if keep == "best" else progress.epoch
+    row = progress.history[epoch - 1]
+    metrics = {name: row[name] for name in ("dice", "pixel_accuracy", "held_out_loss", "loss")}
+    metrics |= {"epoch": epoch, "flatters": bool(choices)}
+    if choices:
+        metrics["chosen_on_held_out"] = choices  # type: ignore[assignment]
+    files.write_text(paths.run_metrics(fold), json.dumps(metrics, indent=2) + "\n")
+    _write_history(paths.history(fold), progress.history)
+    model.save(paths.model(fold), network, weights)
+    print(f"fold {fold}: held-out Dice {row['dice']:.5f} of epoch {epoch}, whose weights are kept")
+    if choices:
+        print(f"it flatters: the held-out images have chosen {choices}")
+
+
+def _write_history(path: Path, history: Sequence[Row]) -> None:
+    """A row an epoch; what was not measured is an empty cell."""
+    with files.written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from pipeline.support.errors import UserError
-from pipeline.support.progress import TensorBoard
+from pipeline.support.progress import Stopwatch, TensorBoard
 
 
 def test_no_journal_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +59,18 @@ print("trained")
     )
     assert done.returncode == 0 and done.stdout.endswith("trained\n"), done.stderr
     assert done.stdout.count("nothing more is written for TensorBoard") == 1, done.stdout
+
+
+def test_what_is_not_a_step_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0, 6, 8, 14, 16, 16, 20, 20, 22, 22])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    clock = Stopwatch(torch.device("cpu"))
+    for _ in range(4):
+        clock.mark()
+    clock.stop()
+    assert (clock.seconds, clock.waiting) == (16, 0.75)
+    clock.restart()
+    clock.mark()
+    clock.mark()
+    clock.stop()
+    assert (clock.seconds, clock.waiting) == (2, 0)
