@@ -129,7 +129,11 @@ def _archives(recipe: Recipe, paths: Paths) -> str:
     wanted = recipe.download
     if not isinstance(wanted, Competition | Dataset):
         return "archives are drawn here, no account is needed"
-    missing = [origin for origin in wanted.origins if not _is_here(paths.raw, Path(origin).name)]
+    missing = [
+        origin
+        for origin in wanted.origins
+        if not (_is_here(paths.raw, Path(origin).name) or _is_here(paths.archives, origin))
+    ]
     if not missing:
         return "every archive is here"
     if local := os.environ.get("PIPELINE_DATA"):

@@ -104,6 +104,8 @@ class Fault:
     lie_range: bool = False  # 206 whose body starts at byte 0
     headers: dict[str, str] = field(default_factory=dict)
     rate: float | None = None  # bytes a second
+    drip_at: int | None = None  # from this byte on one comes every hundredth of a second
+    bare_206: bool = False  # 206 without being asked for a part
 
 
 Reply = tuple[int, dict[str, Any] | None, dict[str, str]]  # None: an empty body
@@ -329,6 +331,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if fault.lie_range:
                 headers["Content-Range"] = f"bytes 0-{blob.size() - 1}/{blob.size()}"
                 start = 0
+        status = 206 if fault.bare_206 else status
         if fault.ranges:
             headers["Accept-Ranges"] = "bytes"
         if fault.validator:
@@ -365,6 +368,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 piece = chunk[i : i + (1 << 16)]
                 if stop is not None and at + len(piece) > stop:
                     piece = piece[: max(stop - at, 0)]
+                if fault.drip_at is not None and at + len(piece) > fault.drip_at:
+                    self.wfile.write(piece[: max(fault.drip_at - at, 0)])
+                    for byte in piece[max(fault.drip_at - at, 0) :]:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.01)
+                    return self._close()
                 self.wfile.write(piece)
                 self.server.sent[name] += len(piece)
                 at += len(piece)

@@ -4,9 +4,12 @@ Whatever goes wrong on the way, it ends with exactly the right bytes, or with an
 file under the final name; and the next run, with nothing wrong, makes it right.
 """
 
+import dataclasses
+import errno
 import functools
 import itertools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,7 +18,7 @@ from pathlib import Path
 
 import kaggle_server
 import pytest
-from conftest import ROOT
+from conftest import ROOT, jpeg, tiny_image, tiny_mask
 from downloads import (
     DATA,
     OTHER,
@@ -33,6 +36,7 @@ from hypothesis import strategies as st
 from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
 
 from pipeline.download import store
+from pipeline.kaggle import account
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.support import files
 from pipeline.support.errors import UserError
@@ -341,3 +345,151 @@ def test_no_network(server: KaggleServer, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match="no answer from localhost.*check the network"):
         fetch(tmp_path)
+
+
+# --- a file that comes without a hash: the loose picture of a competition
+
+PICTURE = jpeg(tiny_image(tiny_mask(0), 0))
+OTHER_PICTURE = jpeg(tiny_image(tiny_mask(9), 9))
+HALF = len(PICTURE) // 2
+SPLICE = PICTURE[:HALF] + (OTHER_PICTURE * 9)[HALF : len(PICTURE)]
+JSON = b'{"code": 404, "message": "There is nothing of that name here"}'
+XML = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+UNPROVEN: dict[str, tuple[Fault, str]] = {
+    "splice": (
+        Fault(data=PICTURE[:HALF] + (OTHER_PICTURE * 9)[HALF : len(PICTURE)]),
+        "wrong bytes",
+    ),
+    "half": (Fault(data=PICTURE[:HALF]), "bytes are to come, the listing says"),
+    "empty": (Fault(data=b""), "0 bytes are to come"),
+    "empty, no length": (Fault(data=b"", length=False), "at byte 0"),
+    "bare 206": (Fault(bare_206=True), "answer 206"),
+    "JSON of an error": (Fault(data=JSON, kind="application/json"), "answer 200 from the storage"),
+    "JSON": (Fault(data=b"{}", kind="application/json"), "a page of type application/json"),
+    "XML": (Fault(data=XML, kind="application/xml"), "a page of type application/xml"),
+    "HTML": (Fault(data=PAGE, kind="text/html; charset=utf-8"), "a page of type text/html"),
+    "JSON, of the right length": (Fault(data=JSON.ljust(len(PICTURE))), "not a whole picture"),
+    "XML, of the right length": (Fault(data=XML.ljust(len(PICTURE))), "a web page"),
+    "302 without an address": (Fault(status=302), "answer 302 without a file"),
+}
+
+
+@pytest.mark.parametrize(("fault", "text"), UNPROVEN.values(), ids=UNPROVEN)
+def test_a_picture_without_a_hash(
+    server: KaggleServer, tmp_path: Path, fault: Fault, text: str
+) -> None:
+    server.competitions[COMPETITION]["a.jpg"] = Blob(PICTURE, kind="image/jpeg", hashes=())
+    server.blob_faults["a.jpg"] = [fault] * 9
+    with pytest.raises(UserError, match=text) as caught:
+        fetch(tmp_path, "a.jpg")
+    assert "\n" not in str(caught.value)
+    assert "a.jpg" not in names(origin(tmp_path)) and names(tmp_path / "mine/raw") == []
+    server.blob_faults["a.jpg"] = []
+    assert fetch(tmp_path, "a.jpg")[0].read_bytes() == PICTURE
+
+
+# --- answers that cannot be read, and those without an end
+
+
+def test_a_length_that_is_no_number(server: KaggleServer, tmp_path: Path) -> None:
+    for number, length in enumerate(("abc", "-5", "1e3", "", "\u00b2")):
+        headers = {"Content-Length": length, "Connection": "close"}
+        server.blob_faults["train.zip"] = [Fault(length=False, headers=headers)]
+        assert fetch(tmp_path / str(number))[0].read_bytes() == DATA
+
+
+@pytest.mark.parametrize("address", ["http://[::bad", "http://", "ftp://a/b", "http://a:b/"])
+def test_an_address_that_cannot_be_read(server: KaggleServer, tmp_path: Path, address: str) -> None:
+    """In the clients' words a ValueError."""
+
+    def away() -> kaggle_server.Reply:
+        return 302, {}, {"Location": address}
+
+    server.api_faults["DownloadDataFile"] = [away] * 9
+    with pytest.raises(UserError, match="train.zip: ") as caught:
+        fetch(tmp_path)
+    assert address not in str(caught.value) and "\n" not in str(caught.value)
+    server.api_faults["DownloadDataFile"] = [away] if address == "http://[::bad" else []
+    assert fetch(tmp_path)[0].read_bytes() == DATA
+
+
+@pytest.mark.parametrize("body", [{"files": None}, {"files": [None]}, {"files": 1}])
+def test_a_list_that_is_none(server: KaggleServer, tmp_path: Path, body: object) -> None:
+    server.api_faults["ListDataFiles"] = [lambda: (200, body, {})]  # type: ignore[list-item, return-value]
+    with pytest.raises(UserError, match="^carvana.*: Kaggle's answer cannot be read"):
+        fetch(tmp_path)
+
+
+def test_a_missing_file_of_a_large_competition(server: KaggleServer, tmp_path: Path) -> None:
+    many = {f"images/part-{number:04}-of-3000.zip": Blob(SMALL) for number in range(3000)}
+    server.competitions[COMPETITION] |= many
+    with pytest.raises(UserError, match=r"'tran.zip', .*train.zip.* \(of 3,002\); correct") as no:
+        fetch(tmp_path, "tran.zip")
+    assert len(str(no.value)) < 400
+
+
+def test_a_list_without_an_end(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "_PAGES", 20)
+    more = {"files": [], "nextPageToken": "1"}
+    server.api_faults["ListDataFiles"] = [lambda: (200, more, {})] * 99
+    with pytest.raises(UserError, match="list of files has no end"):
+        fetch(tmp_path)
+    assert server.count("ListDataFiles") == 20
+
+
+def test_a_server_that_hardly_sends(
+    server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte now and then is no silence; it is broken off, said, and gone on with."""
+    policy = dataclasses.replace(QUICK, attempts=4, window=0.2, slowest=10_000)
+    drip = Fault(drip_at=900_000)
+    server.blob_faults["train.zip"] = [drip, drip]
+    assert fetch(tmp_path / "passes", policy=policy)[0].read_bytes() == DATA
+    assert re.search(r"train.zip: it brought [\d,]+ bytes in 0 s; goes on", capsys.readouterr().err)
+    server.blob_faults["train.zip"] = [drip] * 99
+    with pytest.raises(UserError, match=r"broke 4 times at byte 900,\d+ .*what arrived is kept"):
+        fetch(tmp_path / "lasts", policy=policy)
+    assert len(server.blob_faults["train.zip"]) > 90, "bytes that hardly come earn no new tries"
+    server.blob_faults.clear()
+    assert fetch(tmp_path / "lasts")[0].read_bytes() == DATA
+    assert re.fullmatch(r"GET train.zip bytes=900\d\d\d-", server.log[-1])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "\xff", '{"expected": {}}'])
+def test_a_planted_note_beside_what_arrived(
+    server: KaggleServer, tmp_path: Path, text: str
+) -> None:
+    origin(tmp_path).mkdir(parents=True)
+    (origin(tmp_path) / "train.zip.part").write_bytes(OTHER[:1000])
+    (origin(tmp_path) / "train.zip.part.json").write_text(text, encoding="latin-1")
+    assert fetch(tmp_path)[0].read_bytes() == DATA
+
+
+# --- a file system that refuses
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["open", "mkdir", "link", "replace", "unlink", "stat"])
+def test_what_a_file_system_refuses_is_one_line(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    """At whichever call, below the folder of data alone."""
+    real = {name: getattr(os, name) for name in ("open", "mkdir", "link", "replace", "unlink")}
+
+    def refuse(path: object, *rest: object, **options: object) -> object:
+        if str(path).startswith(str(tmp_path / "data")):
+            raise OSError(number, os.strerror(number), str(path))
+        return real[call](path, *rest, **options)
+
+    if call == "stat":
+        (tmp_path / "data").write_text("a file where the folder should be")
+    else:
+        monkeypatch.setattr(os, call, refuse)
+    if call == "link":  # a disk without links: a copy
+        assert fetch(tmp_path / "data")[0].read_bytes() == DATA
+        return
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path / "data")
+    assert str(tmp_path / "data") in str(caught.value) and "\n" not in str(caught.value)

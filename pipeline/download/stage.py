@@ -25,6 +25,7 @@ from pipeline.kaggle.account import connect
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Competition, Dataset, Recipe, Synthetic
+from pipeline.support import files
 from pipeline.support.errors import UserError
 
 SAMPLE = Path("sample")  # a program of its own, in the project's folder
@@ -53,9 +54,10 @@ def download(
         UserError: a file could not be had; what did arrive is kept for the next run.
     """
     archives, raw = places
-    raw.mkdir(parents=True, exist_ok=True)
+    files.make_folder(raw)
     needed, optional = _names(wanted)
-    with Origin.opened(archives / _place(wanted)) as origin:
+    folder = archives / _place(wanted)
+    with files.explained(folder), Origin.opened(folder) as origin:
         if isinstance(wanted, Synthetic):
             needed = _draw(wanted, origin)
             absent = []
@@ -153,9 +155,9 @@ def _take(origin: Origin, needed: list[str], optional: list[str], place: Path) -
     source, absent = str(place.absolute()), []
     for name in origin.missing([*optional, *needed], source):
         # Kaggle may have zipped it on its way there.
-        files = [file for file in (place / name, place / f"{name}.zip") if file.is_file()]
-        if files:
-            origin.take(name, files[0], source)
+        found = [file for file in (place / name, place / f"{name}.zip") if file.is_file()]
+        if found:
+            origin.take(name, found[0], source)
         elif name in optional:
             absent.append(name)
         else:

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
+import simplejpeg
+from PIL import Image
 
 _CHUNK = 1 << 20  # bytes read at a time
+_PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".bmp")
 
 # Records at the end of a zip, without their comments (APPNOTE.TXT 4.3.14 to 4.3.16).
 _END = struct.Struct("<4s4H2LH")  # count of members: field 4
@@ -45,7 +48,8 @@ def flaw(path: Path, name: str, expected: Expected) -> str | None:
 
     Args:
         path: where it lies.
-        name: what it is called; a zip is read through, each member against its checksum.
+        name: what it is called; a zip is read through, each member against its checksum, and a
+            picture that came without a hash is decoded.
         expected: by its server.
     """
     if not (size := path.stat().st_size):
@@ -56,7 +60,23 @@ def flaw(path: Path, name: str, expected: Expected) -> str | None:
         return f"found MD5 {found}, expected {expected.md5}"
     if expected.crc32c is not None and (found := _base64(_crc32c(path))) != expected.crc32c:
         return f"found CRC32C {found}, expected {expected.crc32c}"
-    return _zip_flaw(path) if name.lower().endswith(".zip") else None
+    if name.lower().endswith(".zip"):
+        return _zip_flaw(path)
+    has_hash = expected.md5 or expected.crc32c
+    return _picture_flaw(path) if name.lower().endswith(_PICTURES) and not has_hash else None
+
+
+def _picture_flaw(path: Path) -> str | None:
+    """What a decoder finds; a JPEG has no checksums, so not every wrong byte shows."""
+    try:
+        if path.read_bytes()[:2] == b"\xff\xd8":
+            simplejpeg.decode_jpeg(path.read_bytes())  # strict: what others repair is an error
+        else:
+            with Image.open(path) as picture:
+                picture.load()
+    except (ValueError, OSError, SyntaxError) as error:  # the last one by Pillow, of PNG
+        return f"not a whole picture ({error}; it starts with {_start(path)})"
+    return None
 
 
 def _zip_flaw(path: Path) -> str | None:

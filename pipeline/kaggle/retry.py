@@ -28,7 +28,9 @@ _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 class RetryPolicy:
     """Waiting times in seconds; pauses double from `first_pause` to `longest_pause`.
 
-    `read` is the longest silence, not the length of an answer: a download may take hours.
+    `read` is the longest silence, not the length of an answer: a download may take hours. It
+    is broken off, to be gone on with, where `window` seconds bring less than `slowest` bytes a
+    second.
     """
 
     attempts: int = 6
@@ -36,6 +38,8 @@ class RetryPolicy:
     longest_pause: float = 60.0
     connect: float = 15.0
     read: float = 60.0
+    window: float = 120.0
+    slowest: float = 1000.0
     poll: float = 5.0  # between two looks at a pending score
     score: float = 1800.0  # for a score, in all
     confirm: float = 30.0  # for a submission whose reply was lost to appear in the list

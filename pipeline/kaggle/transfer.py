@@ -7,6 +7,7 @@ the server proves that it still is the same object, and is checked before it get
 
 import contextlib
 import dataclasses
+import mimetypes
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ from pipeline.support.errors import UserError
 from pipeline.support.files import write_text
 
 _CHUNK = 1 << 18  # bytes asked of the connection at a time; it gives what has arrived
+_PAGES = ("text/html", "application/json", "text/xml", "application/xml", "application/xhtml+xml")
+_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<error")
 _WHOLE_BUT_WRONG = 2  # times a file may be so: it is fetched once more, not for ever
 
 
@@ -81,8 +84,9 @@ def fetch(offer: Offer, part: Path, policy: RetryPolicy) -> str:
     """
     failures, corrupt, most = 0, 0, _size(part)
     while True:
+        began = time.monotonic()
         try:
-            remote = _receive(offer, part)
+            remote = _receive(offer, part, policy)
             _check(part, remote)
             return remote.name
         except Corrupt as error:
@@ -95,8 +99,10 @@ def fetch(offer: Offer, part: Path, policy: RetryPolicy) -> str:
                     "check for a proxy that changes downloads, or run the command again later"
                 ) from None
         except Interrupted as error:
-            # Progress earns new tries: a connection that breaks every minute still ends.
-            failures = 1 if _size(part) > most else failures + 1
+            # Progress earns new tries: a connection that breaks every minute still ends. One that
+            # brings a byte a minute does not.
+            earned = policy.slowest * (time.monotonic() - began)
+            failures = 1 if _size(part) - most > earned else failures + 1
             most = max(most, _size(part))
             reason = str(error)
             if failures >= policy.attempts:
@@ -120,14 +126,14 @@ def missing_bytes(offer: Offer, part: Path) -> int:
     return max((offer.listed or 0) - _size(part), 0)
 
 
-def _receive(offer: Offer, part: Path) -> _Remote:
+def _receive(offer: Offer, part: Path, policy: RetryPolicy) -> _Remote:
     """Bring `part` to its full length; return what the server says it should be."""
     before = _recorded(part)
     # Of a file that is complete the last byte is asked for again: the server then says whether
     # it still is this object.
     have = min(_size(part), (before.expected.length or 1) - 1) if before else 0
     with contextlib.closing(offer.open(_rest(have, before))) as response:
-        _refuse_page(response, offer.name)
+        _check_kind(response, offer.name, before is not None)
         if before and response.status_code == 206:
             remote = before
             _check_range(response, have, remote)
@@ -139,7 +145,7 @@ def _receive(offer: Offer, part: Path) -> _Remote:
             part.unlink(missing_ok=True)  # not emptied: it may be a link to another's file
             write_text(_note(part), remote.model_dump_json())
         files.check_space(part.parent, (remote.expected.length or 0) - have, offer.name)
-        _append(response, part, have, remote)
+        _append(response, part, have, remote, policy)
     return remote
 
 
@@ -167,9 +173,12 @@ def _announced(response: requests.Response, offer: Offer) -> _Remote:
     served = unquote(urlsplit(response.url).path.rsplit("/", 1)[-1])
     name = served if served == f"{offer.name}.zip" else offer.name
     hashes = _hashes(response)
-    length = int(header["Content-Length"]) if "Content-Length" in header else None
-    if length is None and not name.lower().endswith(".zip") and not hashes:
-        length = offer.listed  # nothing else could show a missing end
+    said = header.get("Content-Length", "")
+    length = int(said) if said.isdecimal() else None
+    if not name.lower().endswith(".zip") and not hashes and offer.listed is not None:
+        if length not in {None, offer.listed}:
+            raise Corrupt(f"{length:,} bytes are to come, the listing says {offer.listed:,}")
+        length = offer.listed  # nothing else could show a missing end, or another file
     etag = header.get("ETag", "")
     validator = etag if etag.startswith('"') else header.get("Last-Modified")
     expected = Expected(length, hashes.get("md5"), hashes.get("crc32c"))
@@ -189,24 +198,34 @@ def _is_here(part: Path, expected: Expected) -> bool:
     return not integrity.flaw(part, "", expected)
 
 
-def _refuse_page(response: requests.Response, name: str) -> None:
+def _check_kind(response: requests.Response, name: str, asked_for_rest: bool) -> None:
     """A login page or an error in place of the file is no file, whatever its status.
 
     Raises:
+        Interrupted: an answer that holds no file.
+        Corrupt: a part of it that was not asked for.
         UserError: the answer is a page, an error, or compressed on its way.
     """
-    kind = response.headers.get("Content-Type", "").split(";")[0]
-    is_answer = kind == "application/json" and not response.history
-    if (kind == "text/html" and not name.endswith((".html", ".htm"))) or is_answer:
-        raise UserError(
-            f"{name}: found a page of type {kind} instead of the file; sign in where your network "
-            "asks for it (open any page in a browser), then run the command again"
-        )
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    from_api = kind == "application/json" and not response.history
+    if from_api or (kind in _PAGES and kind != mimetypes.guess_type(name)[0]):
+        raise _page(name, f"a page of type {kind}")
+    if response.status_code not in (200, 206):
+        raise Interrupted(f"answer {response.status_code} without a file")
+    if response.status_code == 206 and not asked_for_rest:
+        raise Corrupt("answer 206: a part of the file, which was not asked for")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise UserError(
             f"{name}: sent with Content-Encoding {response.headers['Content-Encoding']!r}, which "
             "was not asked for and hides the file's length; look for a proxy that compresses"
         )
+
+
+def _page(name: str, found: str) -> UserError:
+    return UserError(
+        f"{name}: found {found} instead of the file; sign in where your network asks for it (open "
+        "any page in a browser), then run the command again"
+    )
 
 
 def _check_range(response: requests.Response, have: int, remote: _Remote) -> None:
@@ -227,7 +246,9 @@ def _check_range(response: requests.Response, have: int, remote: _Remote) -> Non
             raise Corrupt(f"the file changed on the server: {name} is now {value}")
 
 
-def _append(response: requests.Response, part: Path, have: int, remote: _Remote) -> None:
+def _append(
+    response: requests.Response, part: Path, have: int, remote: _Remote, policy: RetryPolicy
+) -> None:
     """Write the answer's body behind the first `have` bytes of `part`."""
     length = remote.expected.length
     goal = "" if length is None else f" of {length:,}"
@@ -237,7 +258,7 @@ def _append(response: requests.Response, part: Path, have: int, remote: _Remote)
         unit_divisor=1024, disable=None,
     )  # fmt: skip
     with bar, files.explained(part, "what arrived is kept"), part.open("ab") as stream:
-        for piece in _pieces(response):
+        for piece in _pieces(response, policy):
             stream.write(piece)
             bar.update(len(piece))
     if length is not None and _size(part) < length:
@@ -246,14 +267,20 @@ def _append(response: requests.Response, part: Path, have: int, remote: _Remote)
         raise Corrupt(f"found {_size(part):,} bytes, expected {length:,}")
 
 
-def _pieces(response: requests.Response) -> Iterator[bytes]:
+def _pieces(response: requests.Response, policy: RetryPolicy) -> Iterator[bytes]:
     """The body as it arrives: every byte received is handed on before a failure is raised."""
+    began, came = time.monotonic(), 0
     try:
         if response.headers.get("Content-Type", "").startswith("application/json"):
             yield response.content  # the client has read it already, looking for an error
             return
         while piece := response.raw.read1(_CHUNK, decode_content=False):
             yield piece
+            came += len(piece)
+            if (seconds := time.monotonic() - began) > policy.window:
+                if came < policy.slowest * seconds:
+                    raise Interrupted(f"it brought {came:,} bytes in {seconds:.0f} s")
+                began, came = time.monotonic(), 0
     except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
         raise Interrupted(f"the connection broke ({type(error).__name__})") from None
 
@@ -262,12 +289,9 @@ def _check(part: Path, remote: _Remote) -> None:
     """Raise unless the file that arrived is provably the one announced."""
     with part.open("rb") as stream:
         start = stream.read(64).lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")) and not remote.name.endswith(".html"):
+    if start.startswith(_PAGE_STARTS) and not remote.name.endswith((".html", ".xml")):
         part.unlink()
-        raise UserError(
-            f"{remote.name}: found a web page instead of the file; sign in where your network "
-            "asks for it (open any page in a browser), then run the command again"
-        )
+        raise _page(remote.name, "a web page")
     if problem := integrity.flaw(part, remote.name, remote.expected):
         raise Corrupt(problem)
     if remote.expected == Expected() and not remote.name.lower().endswith(".zip"):

@@ -1,0 +1,101 @@
+"""What proves a file whole, and what wrong bytes it finds: no damage may end in a traceback."""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import gif, jpeg, tiny_image, tiny_mask
+from kaggle_server import zipped
+
+from pipeline.kaggle.integrity import Expected, flaw
+
+NOTHING = Expected()
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def contents(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def of_480_bytes() -> bytes:
+    """Three members, one of them deflated, and a comment that fills it up."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("train/a.jpg"), b"picture")
+        archive.writestr(zipfile.ZipInfo("list.csv"), "a,b\n" * 9, zipfile.ZIP_DEFLATED)
+        archive.writestr(zipfile.ZipInfo("train/ü.jpg"), b"another")
+    length = len(buffer.getvalue())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"." * (480 - length)
+    return buffer.getvalue()
+
+
+def test_every_bit_of_a_zip(tmp_path: Path) -> None:
+    """3,840 flips: each is noticed, or leaves every member as it was; none is a traceback."""
+    whole = of_480_bytes()
+    assert len(whole) == 480 and flaw(write(tmp_path / "a.zip", whole), "a.zip", NOTHING) is None
+    noticed = 0
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        problem = flaw(write(tmp_path / "a.zip", bytes(data)), "a.zip", NOTHING)
+        assert problem is None or "\n" not in problem
+        if problem is None:
+            assert contents(bytes(data)) == contents(whole), bit
+        noticed += problem is not None
+    assert noticed > 1000, "the rest are dates, comments and the like"
+
+
+def test_a_directory_that_lost_members(tmp_path: Path) -> None:
+    """A longer comment of the first entry swallows the second; readers do not notice."""
+    data = bytearray(zipped({"a": b"1", "b": b"22", "c": b"333"}))
+    first, second = (data.find(b"PK\1\2", at) for at in (0, data.find(b"PK\1\2") + 1))
+    struct.pack_into("<H", data, first + 32, second - first)
+    assert list(contents(bytes(data))) == ["a", "c"]
+    problem = flaw(write(tmp_path / "a.zip", bytes(data)), "a.zip", NOTHING)
+    assert problem == "its directory lists 2 members, its end counts 3"
+
+
+def test_more_members_than_the_end_record_can_count(tmp_path: Path) -> None:
+    """As Carvana's 100,064: in a record of zip64, or by old packers counted on from 0."""
+    members = {f"{number}": b"" for number in range(65_540)}
+    data = zipped(members)
+    assert flaw(write(tmp_path / "a.zip", data), "a.zip", NOTHING) is None
+    at = data.rindex(b"PK\6\6")
+    assert flaw(write(tmp_path / "a.zip", patched(data, at + 32, 65_539)), "a.zip", NOTHING)
+    size, start = struct.unpack_from("<QQ", data, at + 40)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 4, 4, size, start, 0)
+    assert flaw(write(tmp_path / "a.zip", data[:at] + end), "a.zip", NOTHING) is None
+
+
+def patched(data: bytes, at: int, count: int) -> bytes:
+    return data[:at] + struct.pack("<Q", count) + data[at + 8 :]
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".gif", ".JPG"])
+def test_a_picture_that_comes_without_a_hash(tmp_path: Path, ending: str) -> None:
+    mask = tiny_mask(0)
+    image = tiny_image(mask, 0)
+    whole = {".png": cv2.imencode(".png", image)[1].tobytes(), ".gif": gif(mask)}.get(
+        ending, jpeg(image)
+    )
+    path, name = tmp_path / "picture", f"picture{ending}"
+    assert flaw(write(path, whole), name, NOTHING) is None
+    for data in (whole[: len(whole) // 2], whole[:-30], b"", b"<html>", b'{"code": 404}'):
+        assert flaw(write(path, data), name, NOTHING), data[:20]
+    other = np.full((*mask.shape, 3), 9, np.uint8)
+    other_whole = {".png": cv2.imencode(".png", other)[1].tobytes(), ".gif": gif(mask * 0)}.get(
+        ending, jpeg(other)
+    )
+    half = len(whole) // 2
+    splice = whole[:half] + (other_whole * 99)[half : len(whole)]
+    assert flaw(write(path, splice), name, NOTHING)
