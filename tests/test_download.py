@@ -20,7 +20,7 @@ from pathlib import Path
 import kaggle_server
 import pytest
 import yaml
-from conftest import ROOT, copy_project, write_yaml
+from conftest import ROOT, copy_project, jpeg, tiny_image, tiny_mask, write_yaml
 from downloads import (
     DATA,
     OTHER,
@@ -42,6 +42,7 @@ from pipeline.support.errors import UserError
 
 SET = Dataset(kind="dataset", slug="owner/some-set")
 OPTIONAL = ("list.csv.zip", "not-offered.jpg")
+PICTURE = jpeg(tiny_image(tiny_mask(0), 0))
 SAMPLE = Synthetic(kind="synthetic", train_cars=1, test_cars=1, seed=1)
 
 
@@ -337,7 +338,7 @@ def test_optional_files_that_are_here_already(server: KaggleServer, tmp_path: Pa
     assert [path.name for path in get(section, tmp_path, local=here)] == ["train.zip"]
     place = here / "competitions" / COMPETITION
     for name in OPTIONAL:
-        (place / name).write_bytes(SMALL)
+        (place / name).write_bytes(PICTURE if name.endswith(".jpg") else SMALL)
         assert name in [path.name for path in get(section, tmp_path, local=here)]
     (place / "list.csv.zip").unlink()
     (origin(tmp_path) / "list.csv.zip").write_bytes(b"")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import google_crc32c
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _CHUNK = 1 << 20  # bytes read at a time
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".bmp")
@@ -75,7 +75,8 @@ def _picture_flaw(path: Path) -> str | None:
             with Image.open(path) as picture:
                 picture.load()
     except (ValueError, OSError, SyntaxError) as error:  # the last one by Pillow, of PNG
-        return f"not a whole picture ({error}; it starts with {_start(path)})"
+        said = "of no known kind" if isinstance(error, UnidentifiedImageError) else error
+        return f"not a whole picture ({said}; it starts with {_start(path)})"
     return None
 
 

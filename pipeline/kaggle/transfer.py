@@ -202,7 +202,6 @@ def _check_kind(response: requests.Response, name: str, asked_for_rest: bool) ->
     """A login page or an error in place of the file is no file, whatever its status.
 
     Raises:
-        Interrupted: an answer that holds no file.
         Corrupt: a part of it that was not asked for.
         UserError: the answer is a page, an error, or compressed on its way.
     """
@@ -210,8 +209,6 @@ def _check_kind(response: requests.Response, name: str, asked_for_rest: bool) ->
     from_api = kind == "application/json" and not response.history
     if from_api or (kind in _PAGES and kind != mimetypes.guess_type(name)[0]):
         raise _page(name, f"a page of type {kind}")
-    if response.status_code not in (200, 206):
-        raise Interrupted(f"answer {response.status_code} without a file")
     if response.status_code == 206 and not asked_for_rest:
         raise Corrupt("answer 206: a part of the file, which was not asked for")
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -271,9 +268,6 @@ def _pieces(response: requests.Response, policy: RetryPolicy) -> Iterator[bytes]
     """The body as it arrives: every byte received is handed on before a failure is raised."""
     began, came = time.monotonic(), 0
     try:
-        if response.headers.get("Content-Type", "").startswith("application/json"):
-            yield response.content  # the client has read it already, looking for an error
-            return
         while piece := response.raw.read1(_CHUNK, decode_content=False):
             yield piece
             came += len(piece)
