@@ -77,6 +77,10 @@ class Paths:
         """A fold's held-out pixels, counted at every level."""
         return self.oof / f"fold{fold}.npz"
 
+    def oof_levels(self, fold: int) -> Path:
+        """The folder of the kept levels of a fold's held-out images."""
+        return self.oof / f"fold{fold}-levels"
+
     def measures(self, fold: int) -> Path:
         """What is noted of each held-out image of a fold."""
         return self.oof / f"fold{fold}-measures.csv"

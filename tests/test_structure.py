@@ -160,7 +160,16 @@ def test_outs_are_where_paths_says() -> None:
     known = {str(getattr(paths, name)) for name in vars(Paths) if not name.startswith("_")
              if isinstance(getattr(paths, name), Path)}  # fmt: skip
     known |= {str(getattr(paths, name)) for name in ("raw", "samples", "submission")}
-    for name in ("model", "history", "run_metrics", "counts", "measures", "overlays", "gallery"):
+    for name in (
+        "model",
+        "history",
+        "run_metrics",
+        "oof_levels",
+        "counts",
+        "measures",
+        "overlays",
+        "gallery",
+    ):
         known.add(str(getattr(paths, name)(fold)))
     tables = ("images", "folds", "groups", "views", "thresholds")
     known |= {str(paths.evaluation / f"{name}.csv") for name in tables}

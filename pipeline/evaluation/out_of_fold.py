@@ -152,20 +152,30 @@ def read(paths: Paths, folds: Sequence[int]) -> OutOfFold:
     every = samples.read(paths.samples)
     rows, counts, measures = [], [], []
     for fold in folds:
-        held_out = samples.held_out(every, fold)
-        if not held_out:
-            raise UserError(
-                f"{paths.samples}: found no image that fold {fold} holds out; "
-                f"correct folds in params.yaml, or run the split stage again"
-            )
-        rows += held_out
-        counts.append(_read_counts(paths.counts(fold), held_out))
-        if held_out[0].classes == 1:
-            measures += _read_measures(paths.measures(fold), held_out)
+        some = held_out(every, fold, paths.samples)
+        rows += some
+        counts.append(_read_counts(paths.counts(fold), some))
+        if some[0].classes == 1:
+            measures += _read_measures(paths.measures(fold), some)
     return OutOfFold(rows, np.concatenate(counts), measures)
 
 
-def _read_counts(path: Path, held_out: Sequence[Sample]) -> Int64:
+def held_out(every: Sequence[Sample], fold: int, where: Path) -> list[Sample]:
+    """The images that a fold holds out.
+
+    Raises:
+        UserError: there are none; `where` names the table of samples.
+    """
+    rows = samples.held_out(every, fold)
+    if not rows:
+        raise UserError(
+            f"{where}: found no image that fold {fold} holds out; correct folds in "
+            f"params.yaml, or run the split stage again"
+        )
+    return rows
+
+
+def _read_counts(path: Path, rows: Sequence[Sample]) -> Int64:
     try:
         with path.open("rb") as stream, np.load(stream) as content:
             counts, ids = content["counts"], content["sample_id"].tolist()
@@ -173,8 +183,8 @@ def _read_counts(path: Path, held_out: Sequence[Sample]) -> Int64:
         raise UserError(f"{path}: no such file; run the validate stage of this fold") from None
     except _DAMAGE as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}); {_ADVICE}") from None
-    _check_images(path, ids, held_out)
-    number = held_out[0].classes
+    _check_images(path, ids, rows)
+    number = rows[0].classes
     shape = (len(ids), 2, LEVELS) if number == 1 else (len(ids), number, number)
     if counts.shape != shape or counts.dtype.kind != "i":
         raise UserError(
@@ -185,15 +195,15 @@ def _read_counts(path: Path, held_out: Sequence[Sample]) -> Int64:
     return found
 
 
-def _read_measures(path: Path, held_out: Sequence[Sample]) -> list[Measures]:
+def _read_measures(path: Path, rows: Sequence[Sample]) -> list[Measures]:
     found = table.read(path, Measures, _ADVICE)
-    _check_images(path, [one.sample_id for one in found], held_out)
+    _check_images(path, [one.sample_id for one in found], rows)
     return found
 
 
-def _check_images(path: Path, ids: Sequence[str], held_out: Sequence[Sample]) -> None:
-    if ids != [row.sample_id for row in held_out]:
+def _check_images(path: Path, ids: Sequence[str], rows: Sequence[Sample]) -> None:
+    if ids != [row.sample_id for row in rows]:
         raise UserError(
-            f"{path}: found {len(ids)} images that are not the {len(held_out)} of fold "
-            f"{held_out[0].fold} in samples.csv; {_ADVICE}"
+            f"{path}: found {len(ids)} images that are not the {len(rows)} of fold "
+            f"{rows[0].fold} in samples.csv; {_ADVICE}"
         )

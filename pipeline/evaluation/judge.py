@@ -1,0 +1,115 @@
+"""From kept levels of held-out images to counts, measures and pictures; no network runs."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.data import rows as mask_rows
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.samples import Sample
+from pipeline.evaluation import out_of_fold
+from pipeline.evaluation.out_of_fold import Judged
+from pipeline.levels import scale
+from pipeline.levels.kept import Image, Kept
+from pipeline.masks import rle
+from pipeline.paths import Paths
+from pipeline.support import concurrency, files, pictures
+from pipeline.support.arrays import UInt8
+from pipeline.support.pictures import Kind, Picture, encode_jpeg
+
+REMEDY = "run the validate stage of this fold again"
+
+
+def open_levels(paths: Paths, fold: int, rows: Sequence[Sample]) -> Kept:
+    """The kept levels of the held-out images of a fold, every byte checked.
+
+    Raises:
+        UserError: they are missing, damaged, or of other images.
+    """
+    return Kept.open(paths.oof_levels(fold), [row.sample_id for row in rows], REMEDY)
+
+
+def true_classes(archives: Archives, row: Sample) -> UInt8:
+    """The class index of each pixel (H, W) of an image's true mask.
+
+    Raises:
+        UserError: the mask does not decode.
+    """
+    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
+
+
+def judge_fold(
+    paths: Paths, fold: int, rows: Sequence[Sample], threads: int, worst: int, random: int
+) -> list[Judged]:
+    """Compare the kept levels of a fold's images with their true masks; write all there is.
+
+    Args:
+        worst, random: how many images are drawn: those of the lowest Dice, and others.
+    """
+    kept, archives = open_levels(paths, fold, rows), Archives(paths.raw)
+
+    def judge(image: Image) -> Judged:
+        row = by_id[image.sample_id]
+        levels, truth = image.levels(), true_classes(archives, row)
+        if row.classes > 1:
+            return out_of_fold.judge_classes(row, scale.decide(levels, row.size), truth)
+        return out_of_fold.judge_levels(row, scale.full_resolution(levels, row.size), truth)
+
+    by_id = {row.sample_id: row for row in rows}
+    images = tqdm(kept.images(), total=len(rows), desc="compare", unit="img")
+    judged = list(concurrency.ordered(judge, images, max(1, threads)))
+    _draw(paths, fold, kept, judged, worst, random)
+    out_of_fold.write(paths, fold, judged)
+    return judged
+
+
+def write_masks(path: Path, kept: Kept, rows: Sequence[Sample]) -> None:
+    """Write the masks (one class) at 0.5 as a submission of these images, for `pipeline score`."""
+    pairs = zip(rows, kept.images(), strict=True)
+    lines = (
+        f"{base_name(row.image)},{rle.encode(scale.decide(image.levels(), row.size))}\n"
+        for row, image in pairs
+    )
+    files.write_text(path, f"{mask_rows.HEADER}\n{''.join(lines)}")
+
+
+def _draw(
+    paths: Paths, fold: int, kept: Kept, judged: Sequence[Judged], worst: int, random: int
+) -> None:
+    """Write an overlay an image, named by kind and rank, and the gallery of their layers.
+
+    They show the foreground; with several classes, all but the first: the name says `not-<it>`.
+    """
+    chosen = pictures.choose([one.dice for one in judged], worst, random, fold)
+    kinds = [kind for _, kind in chosen]
+    rows = [judged[index].row for index, _ in chosen]
+    archives, folder = Archives(paths.raw), paths.overlays(fold)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+    def draw(rank: int, kind: Kind, row: Sample, levels: UInt8) -> Picture:
+        image = decode_image(archives.read(row.image), row.size, row.image)
+        mask, truth = scale.decide(levels, row.size) > 0, true_classes(archives, row) > 0
+        number = rank if kind == "worst" else rank - kinds.index("random")
+        shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
+        path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
+        with files.written_whole(path) as temporary:
+            temporary.write_bytes(encode_jpeg(pictures.panels(image, mask, truth)))
+        return pictures.picture(row.sample_id, kind, image, mask, truth)
+
+    def drawn() -> Iterator[Picture]:
+        images = kept.some(row.sample_id for row in rows)
+        for rank, (kind, row, image) in enumerate(zip(kinds, rows, images, strict=True), start=1):
+            yield draw(rank, kind, row, image.levels())
+
+    pictures.write(paths.gallery(fold), drawn())
+
+
+def mean_dice(judged: Sequence[Judged]) -> float:
+    """The mean score of some images."""
+    return float(np.mean([one.dice for one in judged]))
