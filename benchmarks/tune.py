@@ -166,7 +166,7 @@ def judged(row: Sample) -> Judged:
     random = np.random.default_rng(len(row.sample_id))
     counts = random.poisson(60, (2, 256)).astype(np.int64)
     counts[0, 0], counts[1, 255] = 1_920_000, 500_000 + random.integers(0, 10_000)
-    return Judged(row, counts, 0.99, Measures(row.sample_id, 0.99, 0.99, 1, 1, 1, 0.01))
+    return Judged(row, counts, 0.99, Measures(row.sample_id, 0.99, 0.99, 1, 1, 1, 0.01, 1.0))
 
 
 # --- submissions

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.samples import Sample
+from pipeline.evaluation.out_of_fold import OutOfFold
 from pipeline.report import charts
 from pipeline.report.results import Results
 
@@ -55,16 +56,24 @@ def test_a_crash_does_not_flatten_what_is_near_one() -> None:
     assert before - after > 0.08 * (crash - after)
 
 
-def test_every_image_is_in_a_bar() -> None:
-    dice = np.array([0.0, 0.5, 0.97, 0.98, 0.985, 0.99, 1.0, 1.0])
-    svg = charts.histogram(dice)
+def in_bars(svg: str) -> int:
+    """How many images the bars of a histogram stand for, if the lowest is one image high."""
     bars = re.findall(
         r"<path d=\"M [\d.]+ ([\d.]+) \nL [\d.]+ \1 \nL [\d.]+ ([\d.]+)[^>]*clip-path[^>]*series-1",
         svg,
     )
     heights = [float(bottom) - float(top) for bottom, top in bars]
     unit = min(height for height in heights if height > 1)
-    assert sum(round(height / unit) for height in heights) == len(dice)
+    return sum(round(height / unit) for height in heights)
+
+
+def test_every_image_is_in_a_bar() -> None:
+    dice = np.array([0.0, 0.5, 0.97, 0.98, 0.985, 0.99, 1.0, 1.0])
+    assert in_bars(charts.histogram(dice)) == 8
+    assert in_bars(charts.boundary(np.array([0.0, 0.8, 0.9, 1.3, 1.31, 2.0, 2300.0]))) == 7
+    for equal in (np.ones(3), np.full(3, 0.7)):
+        assert in_bars(charts.histogram(equal)) == 1  # one bar
+        assert in_bars(charts.boundary(equal)) == 1
 
 
 def test_rows_are_called_by_name() -> None:
@@ -85,7 +94,7 @@ def results(counts: np.ndarray, folds: list[int], level: int = 128) -> Results:
     ]
     return Results(
         recipe="tiny", settings={}, metrics={"level": level}, tables={}, trainings=[], pictures=[],
-        samples=rows, rows=rows, counts=counts, most_parts=1,
+        samples=rows, held_out=OutOfFold(rows, counts, []),
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def write_out_of_fold(
         noise = generator.normal(0, 20 + int(row.group), truth.shape)
         levels = np.clip(np.where(truth, 190, 70) + noise, 0, 255).astype(np.uint8)
         half = float(2 * (truth & (levels >= 128)).sum() / (truth.sum() + (levels >= 128).sum()))
-        measures = Measures(row.sample_id, half, half, 900, 1000, int(row.group) + 1, 0.05)
+        measures = Measures(row.sample_id, half, half, 900, 1000, int(row.group) + 1, 0.05, 1.5)
         judged.append(Judged(row, count_levels(levels, truth), half, measures))
     paths = Paths.of(
         "tiny",
@@ -314,7 +314,7 @@ def opened(browser: Browser, finished: Path) -> Iterator[Opened]:
 def test_every_picture_is_whole(opened: Opened) -> None:
     images = "images => images.filter(i => i.naturalWidth === 0).length"
     assert opened.page.locator("img").evaluate_all(images) == 0
-    assert opened.page.locator(".chart svg").count() == 10
+    assert opened.page.locator(".chart svg").count() == 11
     assert opened.page.evaluate("document.querySelectorAll('[id]').length") == opened.page.evaluate(
         "new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size"
     ), "no two elements share a name"

@@ -41,7 +41,7 @@ def counted(probabilities: list[np.ndarray], truths: list[np.ndarray]) -> np.nda
 def tuned(
     table: list[Sample], counts: np.ndarray, threshold: object = "auto", largest: float = 0.0
 ) -> tune.Tuned:
-    measures = [Measures(row.sample_id, 0.5, largest, 10, 10, 1, 0.1) for row in table]
+    measures = [Measures(row.sample_id, 0.5, largest, 10, 10, 1, 0.1, 1.0) for row in table]
     settings = Tune.model_validate({"threshold": threshold, "bootstrap": 300, "seed": 0})
     return tune.choose_threshold(OutOfFold(table, counts, measures), settings)
 

@@ -19,7 +19,7 @@ import pandas as pd
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.levels.scale import HALF, LEVELS
-from pipeline.masks import parts, runs
+from pipeline.masks import boundary, parts, runs
 from pipeline.metrics import classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths
@@ -44,7 +44,8 @@ class Measures:
 
     `dice_largest` is the Dice of the prediction's largest connected part alone. `area` and
     `true_area` are foreground pixels, `parts` the number of connected parts predicted,
-    `uncertain` the share of pixels (0..1) with a probability of 0.05 to 0.95 (`UNCERTAIN`).
+    `uncertain` the share of pixels (0..1) with a probability of 0.05 to 0.95 (`UNCERTAIN`),
+    `boundary` how many pixels its boundary lies from the true one, see `pipeline.masks.boundary`.
     """
 
     sample_id: str
@@ -54,6 +55,7 @@ class Measures:
     true_area: int
     parts: int
     uncertain: float = dataclasses.field(metadata=table.cells(digits=6))
+    boundary: float = dataclasses.field(metadata=table.cells(digits=4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _measure(row: Sample, counts: Int64, score: float, mask: Mask, truth: UInt8)
         true_area=int(counts[1].sum()),
         parts=found.count,
         uncertain=float(counts[:, UNCERTAIN].sum() / counts.sum()),
+        boundary=boundary.mean_distance(mask, truth > 0),
     )
 
 

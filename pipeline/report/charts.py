@@ -24,6 +24,7 @@ _SERIES = ("#0a0101", "#0a0102", "#0a0103", "#0a0104", "#0a0105")
 _DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 1)))
 ROWS = 20  # groups in a chart: more names than these cannot be read
 _BARS = 24
+_NEAREST = 0.02  # pixels: what is nearer is drawn as far
 _PERFECT = 1e-5  # added to 1 - Dice, so that a Dice of 1 has a place on an axis
 _TICKS = (0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.998, 0.999, 0.9995, 1)
 _STYLE: dict[Any, Any] = {
@@ -149,12 +150,25 @@ def precision_and_recall(precision: NDArray[np.float64], recall: NDArray[np.floa
 
 
 def boundary(distances: NDArray[np.float64]) -> str:
-    """How many images have which mean distance of the predicted boundary, in pixels."""
+    """How many images have which mean distance of the predicted boundary, in pixels.
+
+    The axis is logarithmic: usual distances differ by factors, and one lost mask is far away.
+    """
     with _style("boundary"):
         axes = _axes()
-        counts, edges = np.histogram(distances, _BARS)
+        found = np.maximum(distances, _NEAREST)
+        low, high = found.min() / 1.1, found.max() * 1.1
+        counts, edges = np.histogram(found, np.geomspace(low, high, _BARS + 1))
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_SERIES[0])
-        axes.set_xlim(0)
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        steps = [step * 10.0**power for power in range(-2, 5) for step in (1, 2, 5)]
+        ticks = [tick for tick in steps if low <= tick <= high] or [
+            float(np.median(found).round(2))
+        ]
+        axes.set_xticks(ticks[:: 1 + len(ticks) // 7], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("mean distance, pixels")
         axes.set_ylabel("images")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -13,6 +13,7 @@ import cv2
 import jinja2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.paths import LEDGER
 from pipeline.report import charts
@@ -124,8 +125,9 @@ def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, s
              f"Dice at 0.5 over all: {metrics['dice_at_half']:.5f}"),
             ("Precision", f"{precision:.5f}", "of what is predicted, the share that is true"),
             ("Recall", f"{recall:.5f}", "of what is true, the share that is predicted"),
-            ("Accuracy", f"{metrics['accuracy']:.5f}",
-             f"share of pixels that are right; IoU {metrics['iou']:.5f}"),
+            ("Boundary", f"{np.median(_distances(results)):.2f} pixels",
+             f"from the true one, at 0.5, in the median image; accuracy {metrics['accuracy']:.5f}, "
+             f"IoU {metrics['iou']:.5f}"),
         ]  # fmt: skip
         tiles.append(_submitted_tile(submission))
     return tiles
@@ -171,11 +173,17 @@ def _charts(results: Results, submission: Submission | None) -> dict[str, str]:
         drawn["thresholds"] = charts.thresholds(tables["thresholds"], results.metrics)
         drawn["near"] = charts.near_best(tables["thresholds"], results.metrics)
         drawn["calibration"] = charts.calibration(results.calibration())
+        drawn["boundary"] = charts.boundary(_distances(results))
         drawn["precision"] = charts.precision_and_recall(*results.precision_and_recall())
     if submission and len(submission.views) > 1:
         views = pd.DataFrame([dataclasses.asdict(view) for view in submission.views])
         drawn["shares"] = charts.shares(views)
     return drawn
+
+
+def _distances(results: Results) -> NDArray[np.float64]:
+    """How far each image's predicted boundary at 0.5 lies from the true one, in pixels."""
+    return np.array([one.boundary for one in results.held_out.measures])
 
 
 def _training_table(results: Results) -> list[dict[str, Any]]:
@@ -196,6 +204,8 @@ def _cards(results: Results) -> list[dict[str, Any]]:
     images = results.tables["images"]
     score = "dice" if results.several_classes else "dice_at_half"
     rows = images.assign(score=images[score]).set_index("sample_id").to_dict("index")
+    for measured in results.held_out.measures:
+        rows[measured.sample_id]["boundary"] = measured.boundary
 
     def ascending(some: Sequence[Picture]) -> list[Picture]:
         return sorted(some, key=lambda one: (rows[one.sample_id]["score"], one.sample_id))

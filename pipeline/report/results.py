@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
-from pipeline.evaluation.out_of_fold import UNCERTAIN
+from pipeline.evaluation.out_of_fold import UNCERTAIN, OutOfFold
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.report import sanity
@@ -66,8 +66,7 @@ class Results:
     """All that is known of a recipe's out-of-fold predictions.
 
     `settings` is each section of the recipe as YAML; `metrics` and `tables` are the tune
-    stage's. `counts` are the pixels of `rows`, the held-out images: (N, 2, 256) by truth and
-    level, of several classes (N, C, C). `samples` are all, those for the test too.
+    stage's. `samples` are all, those for the test too.
     """
 
     recipe: str
@@ -77,9 +76,7 @@ class Results:
     trainings: list[Training]
     pictures: list[Picture]
     samples: list[Sample]
-    rows: list[Sample]
-    counts: NDArray[np.int64]
-    most_parts: int
+    held_out: OutOfFold
 
     @classmethod
     def read(cls, recipe: Recipe, paths: Paths, folds: Sequence[int]) -> Self:
@@ -88,8 +85,6 @@ class Results:
         Raises:
             UserError: a file is missing, damaged, or not what its stage writes.
         """
-        table = samples.read(paths.samples)
-        found = out_of_fold.read(paths, folds)
         return cls(
             recipe=paths.recipe,
             settings=_settings(recipe),
@@ -97,23 +92,22 @@ class Results:
             tables={name: _read_table(paths.evaluation, name) for name in _TABLES},
             trainings=[_training(paths, fold) for fold in folds],
             pictures=[one for fold in folds for one in pictures.read(paths.gallery(fold))],
-            samples=table,
-            rows=list(found.rows),
-            counts=found.counts,
-            most_parts=max((one.parts for one in found.measures), default=0),
+            samples=samples.read(paths.samples),
+            held_out=out_of_fold.read(paths, folds),
         )
 
     @property
     def several_classes(self) -> bool:
         """Whether the most probable class wins, so that there is no threshold."""
-        return self.rows[0].classes > 1
+        return self.held_out.rows[0].classes > 1
 
     def precision_and_recall(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each image, at the threshold: the share of predicted pixels that are true (1 where
         none is predicted), and of true pixels that are predicted (1 where none is true).
         """
-        above = self.counts[:, :, self.metrics["level"] :].sum(axis=2)
-        hit, predicted, true = above[:, 1], above.sum(axis=1), self.counts[:, 1].sum(axis=1)
+        counts = self.held_out.counts
+        above = counts[:, :, self.metrics["level"] :].sum(axis=2)
+        hit, predicted, true = above[:, 1], above.sum(axis=1), counts[:, 1].sum(axis=1)
         return (
             np.where(predicted > 0, hit / np.maximum(predicted, 1), 1.0),
             np.where(true > 0, hit / np.maximum(true, 1), 1.0),
@@ -125,7 +119,7 @@ class Results:
         Returns:
             `probability`, the mean in each of 16 bins, `observed` (0 to 1) and `pixels`.
         """
-        pixels = self.counts.sum(axis=0)  # 2, 256
+        pixels = self.held_out.counts.sum(axis=0)  # 2, 256
         probability = (np.arange(256) + 0.5) / 256
         expected = (pixels.sum(axis=0) * probability).reshape(_BINS, -1).sum(axis=1)
         background, foreground = pixels.reshape(2, _BINS, -1).sum(axis=2)
@@ -145,15 +139,14 @@ class Results:
         A fold's network may be a weak one, which makes its images no suspects: an image is held
         against the others of its fold. Each is judged by the one network that never saw it.
         """
-        true = np.maximum(self.counts[:, 1].sum(axis=1), 1)
-        extra = self.counts[:, 0, UNCERTAIN.stop :].sum(axis=1) / true
-        lacking = self.counts[:, 1, : UNCERTAIN.start].sum(axis=1) / true
-        folds = np.array([row.fold for row in self.rows])
+        rows, counts, folds = self.held_out.rows, self.held_out.counts, self.held_out.folds
+        true = np.maximum(counts[:, 1].sum(axis=1), 1)
+        extra = counts[:, 0, UNCERTAIN.stop :].sum(axis=1) / true
+        lacking = counts[:, 1, : UNCERTAIN.start].sum(axis=1) / true
         away = sanity.deviations(extra + lacking, folds, least=0.002)
-        order = np.argsort(-(extra + lacking), kind="stable")
         return [
-            Suspect(self.rows[i].sample_id, int(folds[i]), float(extra[i]), float(lacking[i]))
-            for i in order
+            Suspect(rows[i].sample_id, int(folds[i]), float(extra[i]), float(lacking[i]))
+            for i in np.argsort(-(extra + lacking), kind="stable")
             if away[i] > sanity.FAR
         ]
 

@@ -55,7 +55,8 @@ def _look(results: Results, paths: Paths, show: Sequence[str]) -> Submission | N
     asked = _asked(show, test, paths)
     if not test:
         return None
-    expected = sanity.usual(training, results.most_parts)
+    most_parts = max((one.parts for one in results.held_out.measures), default=0)
+    expected = sanity.usual(training, most_parts)
     rows = mask_rows.read_rows(paths.submission_file)
     findings, shares = sanity.examine(rows, list(test.values()), notes, expected)
     listed = {
