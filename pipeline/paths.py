@@ -1,9 +1,11 @@
 """Where everything lies: every path follows from the recipe's name and the fold.
 
-All paths are relative to the project's folder, in which every command is run.
+All paths are relative to the project's folder, in which every command is run, but for the one that
+keeps two clones from submitting at once.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -18,6 +20,12 @@ LEDGER = Path("submissions/ledger.csv")
 def recipe_file(name: str) -> Path:
     """The file of a recipe."""
     return RECIPES / f"{name}.yaml"
+
+
+def submitting(slug: str) -> Path:
+    """Held while something is sent to a competition: one place for all clones of a user."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(state, "carvana-pipeline", f"submit-{slug}")
 
 
 @dataclasses.dataclass(frozen=True)

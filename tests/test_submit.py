@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime
+import errno
 import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,8 @@ from pathlib import Path
 import kaggle_server
 import pytest
 import yaml
-from kaggle_server import COMPETITION, KaggleServer
+from conftest import run_verb
+from kaggle_server import COMPETITION, STORAGE, KaggleServer
 
 from pipeline import submit
 from pipeline.data import samples
@@ -23,10 +26,10 @@ from pipeline.kaggle import account as kaggle_account
 from pipeline.kaggle import ledger
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.kaggle.upload import upload
-from pipeline.paths import LEDGER, Paths, recipe_file
+from pipeline.paths import LEDGER, Paths, recipe_file, submitting
 from pipeline.recipe import read as recipes
 from pipeline.support.errors import UserError
-from pipeline.support.files import only_process
+from pipeline.support.files import locked
 
 ROOT = Path(__file__).parent.parent
 QUICK = RetryPolicy(
@@ -34,6 +37,7 @@ QUICK = RetryPolicy(
     poll=0.01, score=20, confirm=0.3,
 )  # fmt: skip
 FILE = Path("submissions/tiny/submit.csv.gz")
+THEN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 NAMES = ("aaa_01", "aaa_02")
 DVC_YAML = """
 stages:
@@ -117,19 +121,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user types it."""
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "submit", *arguments],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    return run_verb("submit", *arguments, at=Path.cwd())
 
 
 def row(message: str = "first try") -> ledger.Row:
     """What `prepare` makes of the project, without asking DVC."""
     sha256 = hashlib.sha256(FILE.read_bytes()).hexdigest()
     return ledger.Row(
-        "2026-01-02T03:04:05+00:00", "tiny", sha256, "abc", "0.5", "0.9965", "",
-        ledger.UNCONFIRMED, "", "", message,
-    )  # fmt: skip
+        THEN, "tiny", sha256, "abc", "0.5", 0.9965, None, "UNCONFIRMED", "", "", message
+    )
 
 
 def send(wait: bool = True, policy: RetryPolicy = QUICK) -> ledger.Row:
@@ -155,14 +155,14 @@ def test_sends_waits_and_writes_it_down(server: KaggleServer, project: Path) -> 
     sha256 = hashlib.sha256(FILE.read_bytes()).hexdigest()
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     assert dataclasses.astuple(entry)[1:] == (
-        "tiny", sha256, head.stdout.strip(), "0.5", "0.9965", "1000", "COMPLETE", "0.99621",
+        "tiny", sha256, head.stdout.strip(), "0.5", 0.9965, 1000, "COMPLETE", "0.99621",
         "0.99588", "first try",
     )  # fmt: skip
     assert server.submissions[0]["description"] == f"sha256:{sha256[:16]} first try"
 
     again = run("tiny", "-m", "second try")
-    assert again.returncode == 1 and "were submitted on" in again.stderr
-    assert "as 1000: COMPLETE, public 0.99621" in again.stderr
+    assert again.returncode == 1 and "were submitted at" in again.stderr
+    assert "by recipe tiny as 1000: COMPLETE, public 0.99621" in again.stderr
     assert len(server.submissions) == 1 and read() == [entry]
 
 
@@ -194,7 +194,7 @@ def test_a_ledger_is_shown_even_when_kaggle_cannot_be_asked(
 
 def test_a_recipe_that_is_gone(server: KaggleServer, project: Path) -> None:
     """Its rows stay as they are; the others are looked up."""
-    gone = dataclasses.replace(row(), recipe="gone", sha256="1" * 64, ref="7", status="PENDING")
+    gone = dataclasses.replace(row(), recipe="gone", sha256="1" * 64, ref=7, status="PENDING")
     ledger.put(LEDGER, gone)
     send(wait=False)
     done = run("--list")
@@ -281,7 +281,7 @@ def test_the_account_has_these_bytes(server: KaggleServer, project: Path) -> Non
     with pytest.raises(UserError, match="has these bytes already, as submission 7 .*0.50000"):
         send()
     assert len(server.submissions) == 3 and not server.count("Upload")
-    assert [(entry.ref, entry.status) for entry in read()] == [("7", "COMPLETE")]
+    assert [(entry.ref, entry.status) for entry in read()] == [(7, "COMPLETE")]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ with kaggle_site.connect(RetryPolicy()) as account:
 def test_a_lost_reply(server: KaggleServer, project: Path) -> None:
     server.api_faults["CreateSubmission"] = ["lost"]
     entry = send()
-    assert (entry.ref, entry.status) == ("1000", "COMPLETE") and read() == [entry]
+    assert (entry.ref, entry.status) == (1000, "COMPLETE") and read() == [entry]
     assert len(server.submissions) == 1 and server.count("POST CreateSubmission") == 1
 
 
@@ -378,7 +378,7 @@ def grow_old(seconds: float) -> None:
     """The ledger's row was asked for so long ago."""
     (entry,) = read()
     then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
-    ledger.put(LEDGER, dataclasses.replace(entry, time=then.isoformat()))
+    ledger.put(LEDGER, dataclasses.replace(entry, time=then))
 
 
 def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, project: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, proj
     with pytest.raises(UserError, match="did not confirm .*does not list it yet: it may have it"):
         send()
     (asked,) = read()
-    assert asked.status == ledger.UNCONFIRMED
+    assert asked.status == "UNCONFIRMED"
     server.log.clear()
     for age in (0, 590):
         grow_old(age)
@@ -397,7 +397,7 @@ def test_a_lost_reply_and_a_list_that_learns_too_late(server: KaggleServer, proj
     assert server.count("ListSubmissions") > 4, "it looks for a while, not once"
     server.api_faults.clear()
     taken = submit.submit(COMPETITION, FILE, row("second try"), True, QUICK)
-    assert (taken.ref, taken.status, taken.message) == ("1000", "COMPLETE", "first try")
+    assert (taken.ref, taken.status, taken.message) == (1000, "COMPLETE", "first try")
     assert not server.count("Upload") and not server.count("CreateSubmission")
     assert len(server.submissions) == 1 and read() == [taken]
 
@@ -411,16 +411,8 @@ def test_a_request_that_never_arrived(server: KaggleServer, project: Path) -> No
     assert server.count("POST CreateSubmission") == 1
     grow_old(610)
     entry = send()
-    assert entry.status == "COMPLETE" and ledger.moment(entry) > ledger.moment(row())
+    assert entry.status == "COMPLETE" and entry.time > row().time
     assert len(server.submissions) == 1 and read() == [entry]
-
-
-@pytest.mark.parametrize("time", ["yesterday", "2026-01-02T03:04:05"])
-def test_a_time_that_is_none(server: KaggleServer, project: Path, time: str) -> None:
-    ledger.put(LEDGER, dataclasses.replace(row(), time=time))
-    with pytest.raises(UserError, match=f"row of tiny, .*: found the time '{time}', expected"):
-        send()
-    assert not server.count("Upload") and not server.submissions
 
 
 @pytest.mark.parametrize("code", [500, 503])
@@ -482,23 +474,187 @@ def test_an_error_at_kaggle(server: KaggleServer, project: Path) -> None:
 
 def test_two_at_once(server: KaggleServer, project: Path) -> None:
     with (
-        only_process(Path("work/tiny/submit")),
+        locked(submitting(COMPETITION)),
         pytest.raises(UserError, match="another process"),
     ):
         send()
-    assert not server.submissions
+    assert not server.submissions and not server.count("Upload")
+
+
+def test_others_may_submit_while_a_score_is_awaited(server: KaggleServer, project: Path) -> None:
+    def look() -> kaggle_server.Reply:
+        with locked(submitting(COMPETITION)):
+            return 200, {"ref": 1000, "status": "COMPLETE"}, {}
+
+    server.api_faults["GetSubmission"] = [look]
+    assert send().status == "COMPLETE"
 
 
 def test_submitted_while_another_was_prepared(server: KaggleServer, project: Path) -> None:
     """Both checks passed before the first was sent; the list does not know of it yet."""
     recipe, paths = recipes.load(recipe_file("tiny")), Paths.of("tiny")
-    submit.prepare(recipe, paths, "one")
-    _, _, second = submit.prepare(recipe, paths, "two")
+    submit.prepare(recipe, paths, "one", True)
+    _, second = submit.prepare(recipe, paths, "two", True)
     send(wait=False)
     hide_submissions(server)
-    with pytest.raises(UserError, match="were submitted on .* as 1000: PENDING.*nothing was sent"):
+    with pytest.raises(UserError, match="were submitted at .* as 1000: PENDING.*nothing was sent"):
         submit.submit(COMPETITION, FILE, second, False, QUICK)
     assert len(server.submissions) == 1 and [entry.message for entry in read()] == ["first try"]
+
+
+def test_the_same_bytes_of_two_recipes(server: KaggleServer, project: Path) -> None:
+    """Both past the checks: the second keeps the first's row, and sends nothing."""
+    other = dataclasses.replace(row("second try"), recipe="other")
+    send(wait=False)
+    (first,) = read()
+    hide_submissions(server)
+    with pytest.raises(UserError, match="were submitted at .* by recipe tiny as 1000"):
+        submit.submit(COMPETITION, FILE, other, False, QUICK)
+    assert len(server.submissions) == 1 and read() == [first]
+
+
+def test_two_clones(
+    server: KaggleServer, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither knows of the other's ledger: the lock is the machine's, the list the account's."""
+    shutil.copytree(project, tmp_path / "clone")
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def slow() -> kaggle_server.Reply:
+        arrived.set()
+        go_on.wait(60)
+        mark = {"ref": 7, "status": "PENDING", "description": f"{row().tag} x", "polls": 0}
+        server.submissions.append(mark)
+        return 200, {"ref": 7}, {}
+
+    server.api_faults["CreateSubmission"] = [slow]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "submit", "tiny", "-m", "x", "--no-wait"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert arrived.wait(60)
+        monkeypatch.chdir(tmp_path / "clone")
+        with pytest.raises(UserError, match="another process"):
+            send()
+        go_on.set()
+        assert first.wait(60) == 0
+    finally:
+        first.kill()
+    with pytest.raises(UserError, match="Kaggle has these bytes already, as submission 7"):
+        send()
+    assert server.count("POST CreateSubmission") == len(server.submissions) == 1
+
+
+def test_submitted_elsewhere_during_the_upload(server: KaggleServer, project: Path) -> None:
+    """The list is asked again right before the file is sent."""
+
+    def meanwhile() -> kaggle_server.Reply:
+        mark = {"ref": 7, "status": "PENDING", "description": f"{row().tag} elsewhere", "polls": 0}
+        server.submissions.append(mark)
+        server.uploads["upload0"], server.upload_sizes["upload0"] = 0, FILE.stat().st_size
+        return 200, {"token": "upload0", "createUrl": f"{STORAGE}/upload/upload0?sig=1"}, {}
+
+    server.api_faults["StartSubmissionUpload"] = [meanwhile]
+    with pytest.raises(UserError, match="Kaggle has these bytes already, as submission 7"):
+        send()
+    assert not server.count("CreateSubmission") and [entry.ref for entry in read()] == [7]
+
+
+def test_a_redirect_whose_replies_are_lost(server: KaggleServer, project: Path) -> None:
+    again = {"Location": "/api/v1/competitions.CompetitionApiService/CreateSubmission"}
+    server.api_faults["CreateSubmission"] = [lambda: (308, None, again), *["lost"] * 6]
+    with pytest.raises(UserError, match="did not confirm the submission .answer 308"):
+        send()
+    assert server.count("POST CreateSubmission") == 1 and not server.submissions
+
+
+def test_interrupted_while_waiting(
+    server: KaggleServer, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command again goes on waiting, as the line at the end says."""
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    server.polls_until_scored = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(submit.time, "sleep", interrupt)
+        done = run("tiny", "-m", "first try")
+    assert done.returncode == 130 and "run the same command again to go on" in done.stderr
+    assert [entry.status for entry in read()] == ["PENDING"]
+    server.log.clear()
+    done = run("tiny", "-m", "first try")
+    assert done.returncode == 0 and "private      0.99588" in done.stdout, done.stderr
+    assert not server.count("Upload") and not server.count("CreateSubmission")
+    assert [(entry.ref, entry.status) for entry in read()] == [(1000, "COMPLETE")]
+    assert "were submitted at" in run("tiny", "-m", "first try").stderr
+
+
+def test_the_network_goes_while_waiting(server: KaggleServer, project: Path) -> None:
+    server.api_faults["GetSubmission"] = ["drop"] * 3
+    with pytest.raises(UserError, match="no answer from .* run the command again"):
+        send()
+    assert send().status == "COMPLETE" and len(server.submissions) == 1
+
+
+def test_signs_of_life(
+    server: KaggleServer, project: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(submit, "_SIGN_OF_LIFE", 0)
+    server.polls_until_scored = 2
+    send()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no score yet" in line]
+    assert len(lines) == 2 and lines[0].startswith("submission 1000: no score yet, after 0 of")
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_submission_that_kaggle_does_not_show(
+    server: KaggleServer, project: Path, code: int
+) -> None:
+    """Another account's, or deleted: its row stays, and those after it are looked up."""
+    foreign = dataclasses.replace(row("foreign"), sha256="1" * 64, ref=7, status="PENDING")
+    ledger.put(LEDGER, foreign)
+    send(wait=False)
+    server.api_faults["GetSubmission"] = [lambda: (code, {"code": code, "message": "No"}, {})]
+    done = run("--list")
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"tiny: submission 7: Kaggle answered {code} (No)")
+    assert [(entry.ref, entry.status) for entry in read()] == [(7, "PENDING"), (1000, "COMPLETE")]
+
+
+@pytest.mark.parametrize("words", ["caf\udce9", "\udcff"])
+def test_a_message_that_is_no_text(server: KaggleServer, project: Path, words: str) -> None:
+    done = run("tiny", "-m", words)
+    assert done.returncode == 1 and done.stderr.startswith("error: -m: found '")
+    assert not server.log and not read()
+
+
+def test_an_edited_ledger(server: KaggleServer, project: Path) -> None:
+    send(wait=False)
+    LEDGER.write_text(LEDGER.read_text().replace(",1000,", ",1000.0,"))
+    before = LEDGER.read_bytes()
+    server.log.clear()
+    for arguments in (("--list",), ("tiny", "-m", "x")):
+        done = run(*arguments)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert f"{LEDGER}: line 2: ref: found '1000.0'" in done.stderr
+    assert LEDGER.read_bytes() == before and not server.log
+
+
+def test_a_ledger_that_cannot_be_written(
+    server: KaggleServer, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found out before anything is sent."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "submissions")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    done = run("tiny", "-m", "x")
+    assert done.returncode == 1 and "submissions: Read-only file system" in done.stderr
+    assert not server.log
 
 
 def test_two_commands_at_once(server: KaggleServer, project: Path) -> None:
@@ -515,7 +671,7 @@ def test_two_commands_at_once(server: KaggleServer, project: Path) -> None:
     errors = "".join(process.communicate()[1] for process in processes)
     assert sorted(process.returncode for process in processes) == [0, 1], errors
     # DVC, too, lets in one at a time.
-    assert any(w in errors for w in ("another process", "were submitted on", "dvc status")), errors
+    assert any(w in errors for w in ("another process", "were submitted at", "dvc status")), errors
     assert server.count("POST CreateSubmission") == len(server.submissions) == len(read()) == 1
 
 
@@ -535,51 +691,14 @@ def test_killed_between_question_and_answer(server: KaggleServer, project: Path)
     assert arrived.wait(30)
     process.kill()
     process.wait()
-    assert read()[0].status == ledger.UNCONFIRMED, "it is written down before it is asked"
+    assert read()[0].status == "UNCONFIRMED", "it is written down before it is asked"
     server.submissions.append(  # Kaggle did record it
         {"ref": 5, "status": "PENDING", "description": f"{row().tag} x", "polls": 0}
     )
     assert run("--list").returncode == 0
-    assert [(entry.ref, entry.status) for entry in read()] == [("5", "PENDING")]
+    assert [(entry.ref, entry.status) for entry in read()] == [(5, "PENDING")]
     assert run("--list").returncode == 0
-    assert [(entry.ref, entry.status) for entry in read()] == [("5", "COMPLETE")]
-
-
-def test_ledger_keeps_what_it_is_given(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.csv"
-    strange = ledger.Row("t", "r", "1" * 64, "", "0.5", "", "", "PENDING", "", "", 'a, "b"\nc é')
-    other = dataclasses.replace(strange, sha256="2" * 64)
-    for entry in (strange, other, dataclasses.replace(strange, ref="5")):
-        ledger.put(path, entry)
-    assert ledger.read(path) == [dataclasses.replace(strange, ref="5"), other]
-    ledger.remove(path, other)
-    assert [entry.ref for entry in ledger.read(path)] == ["5"]
-
-
-def test_ledger_written_by_many_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.csv"
-    rows = [
-        ledger.Row("t", "r", f"{i:064}", "", "", "", "", "PENDING", "", "", "") for i in range(20)
-    ]
-    threads = [threading.Thread(target=ledger.put, args=(path, entry)) for entry in rows]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(ledger.read(path), key=lambda entry: entry.sha256) == rows
-
-
-@pytest.mark.parametrize("content", ["", "time,recipe\n", None])
-def test_a_ledger_that_is_none(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "ledger.csv"
-    header = ",".join(ledger.COLUMNS)
-    path.write_text(f"{header}\n1,2\n" if content is None else content)
-    with pytest.raises(UserError, match="ledger.csv: (found the header|row 2 has 2 fields)"):
-        ledger.read(path)
-
-
-def test_the_ledger_in_the_repository_is_one() -> None:
-    ledger.read(ROOT / LEDGER)
+    assert [(entry.ref, entry.status) for entry in read()] == [(5, "COMPLETE")]
 
 
 def test_upload_of_a_competition_that_ended(server: KaggleServer, project: Path) -> None:

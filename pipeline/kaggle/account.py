@@ -12,7 +12,7 @@ import functools
 import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
@@ -49,7 +49,7 @@ class Unconfirmed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """A submission as Kaggle tells of it; `status` is PENDING, COMPLETE or ERROR.
+    """A submission as Kaggle tells of it.
 
     Scores are Kaggle's text, empty while there is none; `date` is UTC, ISO 8601.
     """
@@ -57,7 +57,7 @@ class Submission:
     ref: int
     date: str
     description: str
-    status: str
+    status: Literal["PENDING", "COMPLETE", "ERROR"]
     public: str
     private: str
     error: str

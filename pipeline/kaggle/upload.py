@@ -5,12 +5,8 @@ The storage speaks Google's resumable protocol: a PUT of the bytes; an empty PUT
 the answer while some are missing (https://cloud.google.com/storage/docs/performing-resumable-uploads).
 """
 
-import contextlib
-import dataclasses
 import re
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Never
 
@@ -19,18 +15,17 @@ from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from pipeline.kaggle.account import Account
-from pipeline.kaggle.retry import RetryAdapter, RetryPolicy
-from pipeline.support.errors import UserError
+from pipeline.kaggle.retry import PASSING, RetryAdapter, RetryPolicy
+from pipeline.support.errors import UserError, say
 
 _DONE = (200, 201)
-_PASSING = (308, 408, 429)  # and every 5xx: ask how far it came, go on from there
 
 
-class _Failed(Exception):
+class _Incomplete(Exception):
     """This attempt did not bring the whole file; the message says why."""
 
 
-class _Gone(_Failed):
+class _Expired(_Incomplete):
     """... and the place it was brought to takes no more: begin at a new one."""
 
 
@@ -47,7 +42,9 @@ def upload(account: Account, slug: str, file: Path, policy: RetryPolicy) -> str:
         raise UserError(f"{file}: found an empty file, expected a submission; predict again")
     url, token, start = "", "", 0
     failures = 0
-    with _session(policy) as session, _progress(file) as bar:
+    with requests.Session() as session, _progress(file) as bar:
+        for scheme in ("http://", "https://"):  # to repeat is for the loop: it knows from where
+            session.mount(scheme, RetryAdapter(policy, attempts=1))
         while True:
             try:
                 if not url:
@@ -58,8 +55,8 @@ def upload(account: Account, slug: str, file: Path, policy: RetryPolicy) -> str:
                 if start < status.st_size:
                     _send(session, url, file, start, bar)
                 return token
-            except _Failed as error:
-                url = "" if isinstance(error, _Gone) else url
+            except _Incomplete as error:
+                url = "" if isinstance(error, _Expired) else url
                 failures += 1
                 if failures == policy.attempts:
                     raise UserError(
@@ -67,18 +64,8 @@ def upload(account: Account, slug: str, file: Path, policy: RetryPolicy) -> str:
                         "submitted: check the network, run the command again"
                     ) from None
                 pause = policy.pause(failures)
-                print(f"{file.name}: {error}; goes on in {pause:.0f} s", file=sys.stderr)
+                say(f"{file.name}: {error}; goes on in {pause:.0f} s")
                 time.sleep(pause)
-
-
-@contextlib.contextmanager
-def _session(policy: RetryPolicy) -> Iterator[requests.Session]:
-    """Time-outs for every request; repeating is for the loop, which knows where to go on."""
-    with requests.Session() as session:
-        once = RetryAdapter(dataclasses.replace(policy, attempts=1))
-        session.mount("http://", once)
-        session.mount("https://", once)
-        yield session
 
 
 def _progress(file: Path) -> "tqdm[Never]":
@@ -99,7 +86,7 @@ def _send(session: requests.Session, url: str, file: Path, start: int, bar: "tqd
         body = CallbackIOWrapper(bar.update, stream, "read")
         code = _put(session, url, headers, body).status_code
     if code not in _DONE:
-        raise _Failed(f"the storage has part of it (answer {code})")
+        raise _Incomplete(f"the storage has part of it (answer {code})")
 
 
 def _stored(session: requests.Session, url: str, size: int) -> int:
@@ -114,14 +101,14 @@ def _stored(session: requests.Session, url: str, size: int) -> int:
 def _put(
     session: requests.Session, url: str, headers: dict[str, str], body: object
 ) -> requests.Response:
-    """One PUT: an answer 2xx or 308, or `_Failed`."""
+    """One PUT: an answer 2xx or 308, or `_Incomplete`."""
     try:
-        response = session.put(url, headers=headers, data=body)  # type: ignore[arg-type]
+        response = session.put(url, headers=headers, data=body, allow_redirects=False)  # type: ignore[arg-type]
     except requests.RequestException as error:
-        raise _Failed(f"the connection broke ({type(error).__name__})") from None
+        raise _Incomplete(f"the connection broke ({type(error).__name__})") from None
     code = response.status_code
     if code in _DONE or code == 308:
         return response
-    if code in _PASSING or code >= 500:
-        raise _Failed(f"answer {code} from the storage")
-    raise _Gone(f"answer {code} from the storage")
+    if code in PASSING or code >= 500:
+        raise _Incomplete(f"answer {code} from the storage")
+    raise _Expired(f"answer {code} from the storage")
