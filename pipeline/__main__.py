@@ -22,8 +22,13 @@ _STAGES = "stages, in the order in which `dvc repro` runs them"
 
 def download(args: argparse.Namespace) -> None:
     """Bring the archives: from $PIPELINE_DATA, from Kaggle, or drawn (the sample)."""
-    _verb("check").check_network(_recipe(args), recipe_file(args.recipe))  # before gigabytes move
-    _verb("download.stage").run(_recipe(args), _paths(args))
+    recipe = _recipe(args)
+
+    def check() -> None:
+        """Refuse a network that cannot be before gigabytes move, and load torch only then."""
+        _verb("check").check_network(recipe, recipe_file(args.recipe))
+
+    _verb("download.stage").run(recipe, _paths(args), check)
 
 
 def split(args: argparse.Namespace) -> None:

@@ -30,7 +30,9 @@ def get(
     policy: RetryPolicy = QUICK,
 ) -> list[Path]:
     """Run the stage in a folder laid out as the project's `data/`."""
-    return download(section, (data / "archives", data / recipe / "raw"), local, policy)
+    return download(
+        section, (data / "archives", data / recipe / "raw"), local, policy, lambda: None
+    )
 
 
 def fetch(data: Path, *files: str, policy: RetryPolicy = QUICK) -> list[Path]:
@@ -57,7 +59,8 @@ from pipeline.recipe.schema import Competition
 from pipeline.support.errors import command
 section = Competition(kind="competition", slug="{COMPETITION}", files={files!r}, optional_files=())
 data = pathlib.Path(sys.argv[1])
-command(stage.download)(section, (data / "archives", data / "mine/raw"), None, RetryPolicy())
+places = data / "archives", data / "mine/raw"
+command(stage.download)(section, places, None, RetryPolicy(), lambda: None)
 """
     return [sys.executable, "-c", code, str(data)]
 

@@ -16,6 +16,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kaggle_server
 import pytest
@@ -35,6 +36,7 @@ from downloads import (
 )
 from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, zipped
 
+from pipeline.__main__ import main
 from pipeline.download import stage, store
 from pipeline.recipe import read
 from pipeline.recipe.schema import Competition, Dataset, Synthetic
@@ -478,16 +480,48 @@ def test_a_stopped_redraw_leaves_no_mixture(
     assert drawn == [1] * 4
 
 
+# --- the front door
+
+
+def test_a_network_that_cannot_be_is_refused_before_anything_moves(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing has to be brought, torch is not loaded to look at it."""
+    monkeypatch.chdir(tmp_path)
+    content = recipe(Path("recipes/tiny.yaml"), ["train.zip"])
+    write_yaml(
+        Path("recipes/tiny.yaml"), content | {"train": content["train"] | {"size": [33, 64]}}
+    )
+    with pytest.raises(SystemExit, match=r"^error: recipes/tiny.yaml: .*33"):
+        main(["download", "tiny"])
+    assert not server.log
+    write_yaml(Path("recipes/tiny.yaml"), content)
+    main(["download", "tiny"])
+    assert Path("data/tiny/raw/train.zip").read_bytes() == DATA
+    code = (
+        "import sys\nfrom pipeline.__main__ import main\nmain(['download', 'tiny'])\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'kagglesdk'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"data/tiny/raw/train.zip: {len(DATA):,} bytes\n"
+
+
 # --- under DVC
 
 
-def recipe(path: Path, files: list[str]) -> None:
+def recipe(path: Path, files: list[str]) -> dict[str, Any]:
     """A whole recipe that downloads these files of the competition."""
-    content = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
+    content: dict[str, Any] = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
     content["download"] = {
         "kind": "competition", "slug": COMPETITION, "files": files, "optional_files": [],
     }  # fmt: skip
     write_yaml(path, content)
+    return content
 
 
 def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) -> None:

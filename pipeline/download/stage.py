@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.download.store import Origin
@@ -38,6 +38,7 @@ def download(
     places: tuple[Path, Path],
     local: Path | None,
     policy: RetryPolicy,
+    check: Callable[[], object],
 ) -> list[Path]:
     """Make every wanted file be in the recipe's folder, right and whole.
 
@@ -46,6 +47,7 @@ def download(
         places: folder of all archives, and the recipe's own; made if missing.
         local: folder of archives that are on this machine (`$PIPELINE_DATA`), or None: Kaggle.
         policy: how long to wait for Kaggle, and how often to try.
+        check: called before anything is brought, and only then, to refuse what could not use it.
 
     Returns:
         The paths in the recipe's folder: optional files, then the needed ones.
@@ -53,22 +55,18 @@ def download(
     Raises:
         UserError: a file could not be had; what did arrive is kept for the next run.
     """
-    archives, raw = places
+    (archives, raw), place = places, _place(wanted)
     files.make_folder(raw)
-    needed, optional = _names(wanted)
-    folder = archives / _place(wanted)
-    with files.explained(folder), Origin.opened(folder) as origin:
+    with files.explained(archives / place), Origin.opened(archives / place) as origin:
         if isinstance(wanted, Synthetic):
-            needed = _draw(wanted, origin)
-            absent = []
+            had = _draw(wanted, origin, check)
         elif local is not None:
-            absent = _take(origin, needed, optional, local / _place(wanted))
+            had = _take(wanted, origin, local / place, check)
         else:
-            absent = _fetch(wanted, origin, needed, optional, raw, policy)
-        for name in absent:
+            had = _fetch(wanted, origin, raw, policy, check)
+        for name in set(getattr(wanted, "optional_files", ())) - set(had):
             origin.refuse_remains(name, raw)
-        had = [name for name in optional if name not in absent]
-        return [origin.link(name, raw) for name in [*had, *needed]]
+        return [origin.link(name, raw) for name in had]
 
 
 def _place(wanted: Synthetic | Competition | Dataset) -> str:
@@ -78,11 +76,10 @@ def _place(wanted: Synthetic | Competition | Dataset) -> str:
     return f"{'datasets' if isinstance(wanted, Dataset) else 'competitions'}/{wanted.slug}"
 
 
-def _names(wanted: Synthetic | Competition | Dataset) -> tuple[list[str], list[str]]:
+def _names(wanted: Competition | Dataset) -> tuple[list[str], list[str]]:
     """The files that are needed, and those that would be welcome."""
-    if isinstance(wanted, Competition):
-        return list(wanted.files), list(wanted.optional_files)
-    return ([f"{wanted.slug.split('/')[1]}.zip"] if isinstance(wanted, Dataset) else []), []
+    optional = list(wanted.optional_files) if isinstance(wanted, Competition) else []
+    return [origin.rpartition("/")[2] for origin in wanted.origins], optional
 
 
 # --- from Kaggle
@@ -91,28 +88,30 @@ def _names(wanted: Synthetic | Competition | Dataset) -> tuple[list[str], list[s
 def _fetch(
     wanted: Competition | Dataset,
     origin: Origin,
-    needed: list[str],
-    optional: list[str],
     raw: Path,
     policy: RetryPolicy,
+    check: Callable[[], object],
 ) -> list[str]:
-    """Download what is missing; return the optional files that Kaggle does not offer.
+    """Download what is missing; return the names of all files that are here then.
 
-    These are noted: where all others are here, they are not asked for again.
+    The optional ones that Kaggle does not offer are noted: where all others are here, they are
+    not asked for again.
     """
+    needed, optional = _names(wanted)
     missing, extra = origin.missing(needed), origin.missing(optional)
-    if not missing and origin.not_offered.issuperset(extra):
-        return extra
-    with contextlib.ExitStack() as stack:
-        with _told_what_is_optional(missing, extra):
-            account = stack.enter_context(connect(policy))
-            if isinstance(wanted, Dataset):
-                offers = [account.dataset(wanted.slug)]
-            else:
-                offers = account.files(wanted.slug, missing, extra)
-        origin.note_offers(extra, offers)
-        origin.fetch(offers, raw, policy)
-    return [name for name in extra if name in origin.not_offered]
+    if missing or not origin.not_offered.issuperset(extra):
+        check()
+        with contextlib.ExitStack() as stack:
+            with _told_what_is_optional(missing, extra):
+                account = stack.enter_context(connect(policy))
+                if isinstance(wanted, Dataset):
+                    offers = [account.dataset(wanted.slug)]
+                else:
+                    offers = account.files(wanted.slug, missing, extra)
+            origin.note_offers(extra, offers)
+            origin.fetch(offers, raw, policy)
+    absent = origin.not_offered.intersection(extra)
+    return [name for name in [*optional, *needed] if name not in absent]
 
 
 @contextlib.contextmanager
@@ -150,22 +149,28 @@ def data_folder() -> Path | None:
     return Path(name)
 
 
-def _take(origin: Origin, needed: list[str], optional: list[str], place: Path) -> list[str]:
-    """Take files from the folder `place`; return the optional ones that are not there."""
-    source, absent = str(place.absolute()), []
-    for name in origin.missing([*optional, *needed], source):
-        # Kaggle may have zipped it on its way there.
-        found = [file for file in (place / name, place / f"{name}.zip") if file.is_file()]
-        if found:
-            origin.take(name, found[0], source)
-        elif name in optional:
-            absent.append(name)
-        else:
-            raise UserError(
-                f"{place / name}: no such file; {_VARIABLE} is set, so archives are taken from "
-                f"there: {_advice(place, name)}"
-            )
-    return absent
+def _take(
+    wanted: Competition | Dataset, origin: Origin, place: Path, check: Callable[[], object]
+) -> list[str]:
+    """Take what is missing from the folder `place`; return the names of all files here then."""
+    needed, optional = _names(wanted)
+    source = str(place.absolute())
+    # Kaggle may have zipped a file on its way there.
+    found = {
+        name: next(filter(Path.is_file, (place / name, place / f"{name}.zip")), None)
+        for name in origin.missing([*optional, *needed], source)
+    }
+    if absent := [name for name in needed if found.get(name, place) is None]:
+        raise UserError(
+            f"{place / absent[0]}: no such file; {_VARIABLE} is set, so archives are taken from "
+            f"there: {_advice(place, absent[0])}"
+        )
+    if any(found.values()):
+        check()
+    for name, file in found.items():
+        if file:
+            origin.take(name, file, source)
+    return [name for name in [*optional, *needed] if found.get(name, place)]
 
 
 def _advice(place: Path, name: str) -> str:
@@ -190,10 +195,11 @@ def _advice(place: Path, name: str) -> str:
 # --- drawn
 
 
-def _draw(wanted: Synthetic, origin: Origin) -> list[str]:
+def _draw(wanted: Synthetic, origin: Origin, check: Callable[[], object]) -> list[str]:
     """Draw the sample unless it is here, drawn by this code; return its files' names."""
     source = f"drawn by {SAMPLE}/ ({_sample_digest()})"
     if not origin.names() or origin.missing(origin.names(), source):
+        check()
         fresh = origin.folder / "drawing"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -229,7 +235,7 @@ def _sample_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def run(recipe: Recipe, paths: Paths) -> None:
-    """Run the stage."""
+def run(recipe: Recipe, paths: Paths, check: Callable[[], object]) -> None:
+    """Run the stage; `check` as in `download`."""
     places = (paths.archives, paths.raw)
-    download(recipe.download, places, data_folder(), RetryPolicy())
+    download(recipe.download, places, data_folder(), RetryPolicy(), check)

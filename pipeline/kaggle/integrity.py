@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
-import simplejpeg
-from PIL import Image, UnidentifiedImageError
 
 _CHUNK = 1 << 20  # bytes read at a time
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".bmp")
@@ -68,6 +66,9 @@ def flaw(path: Path, name: str, expected: Expected) -> str | None:
 
 def _picture_flaw(path: Path) -> str | None:
     """What a decoder finds; a JPEG has no checksums, so not every wrong byte shows."""
+    import simplejpeg  # brings numpy, and most downloads have hashes
+    from PIL import Image, UnidentifiedImageError
+
     try:
         if path.read_bytes()[:2] == b"\xff\xd8":
             simplejpeg.decode_jpeg(path.read_bytes())  # strict: what others repair is an error
