@@ -19,8 +19,8 @@ import pandas as pd
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.levels.scale import HALF, LEVELS
-from pipeline.masks import boundary, parts, runs
-from pipeline.metrics import classes
+from pipeline.masks import parts, runs
+from pipeline.metrics import boundary, classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths
 from pipeline.support import files, table
@@ -45,7 +45,7 @@ class Measures:
     `dice_largest` is the Dice of the prediction's largest connected part alone. `area` and
     `true_area` are foreground pixels, `parts` the number of connected parts predicted,
     `uncertain` the share of pixels (0..1) with a probability of 0.05 to 0.95 (`UNCERTAIN`),
-    `boundary` how many pixels its boundary lies from the true one, see `pipeline.masks.boundary`.
+    `boundary` how many pixels its boundary lies from the true one, see `pipeline.metrics.boundary`.
     """
 
     sample_id: str
@@ -127,7 +127,7 @@ def _measure(row: Sample, counts: Int64, score: float, mask: Mask, truth: UInt8)
         true_area=int(counts[1].sum()),
         parts=found.count,
         uncertain=float(counts[:, UNCERTAIN].sum() / counts.sum()),
-        boundary=boundary.mean_distance(mask, truth > 0),
+        boundary=boundary.compare(mask, truth > 0).distance,
     )
 
 
