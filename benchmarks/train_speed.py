@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.augmentation import Augmentation
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.images import decode_image, decode_mask
@@ -27,7 +28,6 @@ from pipeline.support.interrupt import Stop
 from pipeline.support.progress import TensorBoard
 from pipeline.train import averages, cache, optimizers
 from pipeline.train import stage as train
-from pipeline.train.augment import Augmentation
 from pipeline.train.held_out import HeldOut
 from pipeline.train.loss import bce_dice
 

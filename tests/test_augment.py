@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import tiny_image, tiny_mask
 
+from pipeline.augmentation import Augmentation
 from pipeline.recipe.schema import Augment
-from pipeline.train.augment import Augmentation
 
 MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)

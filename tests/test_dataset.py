@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import by_group, classes_of, write_tiny_pets
 
+from pipeline.augmentation import Augmentation
 from pipeline.data.archives import Archives
 from pipeline.data.images import soft_target
 from pipeline.data.samples import Sample
@@ -17,7 +18,6 @@ from pipeline.split import split
 from pipeline.support import hardware
 from pipeline.support.errors import UserError
 from pipeline.train import data
-from pipeline.train.augment import Augmentation
 from pipeline.train.data import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
 
 SIZE = (32, 64)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from pipeline.augmentation import Augmentation
 from pipeline.networks import model
 from pipeline.recipe import read, schema
-from pipeline.train.augment import Augmentation
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAMETERS = {

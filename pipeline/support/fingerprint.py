@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 CODE = {
     "download": ("download", "kaggle"),
     "split": ("split.py", "data", "sources"),
-    "train": ("train", "data", "levels", "metrics", "networks"),
+    "train": ("train", "augmentation.py", "data", "levels", "metrics", "networks"),
     "validate": ("validate.py", "data", "evaluation", "levels", "masks", "metrics", "networks"),
     "tune": ("tune.py", "data", "evaluation", "levels", "masks", "metrics"),
     "predict": ("predict", "data", "evaluation", "levels", "masks", "networks"),

@@ -25,13 +25,13 @@ from isal import isal_zlib
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from pipeline.augmentation import Augmentation
 from pipeline.data.archives import Archives
 from pipeline.data.images import decode_image, decode_mask, resize_image, soft_target
 from pipeline.data.samples import Sample
 from pipeline.support import files, fingerprint
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
-from pipeline.train.augment import Augmentation
 
 Resize = Literal["linear", "area"]
 Draw = tuple[int, int]  # index of a row, seed of its augmentation

@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from pipeline.augmentation import Augmentation
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
@@ -31,7 +32,6 @@ from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
 from pipeline.support.progress import Bar, Stopwatch, TensorBoard
 from pipeline.train import checkpoint, optimization
-from pipeline.train.augment import Augmentation
 from pipeline.train.checkpoint import Checkpointer, Progress, Row, State
 from pipeline.train.data import Cache, Shuffle, TrainingSet, load_batches, prefer_foreground
 from pipeline.train.held_out import HeldOut, Score

@@ -1,4 +1,4 @@
-"""Random changes of a training image and its mask."""
+"""Random changes of a training image and its mask, for training and for a look beforehand."""
 
 import os
 
