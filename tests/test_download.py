@@ -489,15 +489,13 @@ def test_a_network_that_cannot_be_is_refused_before_anything_moves(
     """Where nothing has to be brought, torch is not loaded to look at it."""
     monkeypatch.chdir(tmp_path)
     content = recipe(Path("recipes/tiny.yaml"), ["train.zip"])
-    write_yaml(
-        Path("recipes/tiny.yaml"), content | {"train": content["train"] | {"size": [33, 64]}}
-    )
-    with pytest.raises(SystemExit, match=r"^error: recipes/tiny.yaml: .*33"):
+    wrong = content["train"] | {"model": content["train"]["model"] | {"encoder": "tu-nothing"}}
+    write_yaml(Path("recipes/tiny.yaml"), content | {"train": wrong})
+    with pytest.raises(SystemExit, match=r"^error: recipes/tiny.yaml: .*nothing"):
         main(["download", "tiny"])
     assert not server.log
     write_yaml(Path("recipes/tiny.yaml"), content)
-    main(["download", "tiny"])
-    assert Path("data/tiny/raw/train.zip").read_bytes() == DATA
+    get(wanted("train.zip"), Path("data"), "tiny")
     code = (
         "import sys\nfrom pipeline.__main__ import main\nmain(['download', 'tiny'])\n"
         "heavy = {'torch', 'numpy', 'cv2', 'kagglesdk'} & set(sys.modules)\n"
