@@ -91,7 +91,8 @@ def write_settings(folder: Path) -> None:
         "encoder": "tu-mobilenetv3_small_050", "decoder_channels": [32, 24, 16, 16, 8],
         "pixel_unshuffle": 1,
     }  # fmt: skip
-    recipe["train"] |= {"size": [128, 128], "resize": "linear", "epochs": 1, "batch_size": 4}
+    phase = recipe["train"]["phases"][-1] | {"size": [128, 128], "epochs": 1, "batch_size": 4}
+    recipe["train"] |= {"resize": "linear", "phases": [phase]}
     recipe["validate"]["tta"] = "none"
     recipe["runtime"] |= {"batch_size": BATCH, "workers": 2, "cache": "none", "tensorboard": False}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

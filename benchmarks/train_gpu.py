@@ -45,11 +45,11 @@ def main() -> None:
     parser.add_argument("--also", type=Path, nargs="*", default=ALSO, help="more networks to time")
     parser.add_argument("--minutes", type=float, default=9, help="stop after so long, to go on")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
-    parser.add_argument("--size", type=int, help="instead of the recipe's: a side in pixels")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--size", type=int, help="the only phase's: a side in pixels")
+    parser.add_argument("--epochs", type=int, help="of the last phase, instead of the recipe's")
     parser.add_argument("--accelerator", default="cuda")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--set", nargs="*", default=[], help="train.optimizer.learning_rate=0.002")
+    parser.add_argument("--set", nargs="*", default=[], help="train.optimizer.weight_decay=0.02")
     parser.add_argument("--skip", choices=["speed", "score"], help="leave out one half")
     parser.add_argument("--piece", help=argparse.SUPPRESS)  # one measurement, as JSON
     args = parser.parse_args()
@@ -67,10 +67,11 @@ def main() -> None:
 def changed(path: Path, args: argparse.Namespace, runtime: dict[str, Any]) -> dict[str, Any]:
     """A recipe with the command line's changes."""
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
+    last = recipe["train"]["phases"][-1]
     if args.size:
-        recipe["train"]["size"] = [args.size, args.size]
+        recipe["train"]["phases"] = [last | {"size": [args.size, args.size]}]
     if args.epochs:
-        recipe["train"]["epochs"] = args.epochs
+        recipe["train"]["phases"][-1]["epochs"] = args.epochs
     recipe["runtime"] |= {"accelerator": args.accelerator, "workers": args.workers}
     recipe["runtime"] |= {"tensorboard": False, **runtime}
     for item in args.set:
@@ -92,7 +93,7 @@ def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
     compiles = (False,) if args.accelerator == "cpu" else (False, True)
     for path in [args.recipe, *args.also]:
         name = {"recipe": str(path.resolve())}
-        own = yaml.safe_load(path.read_text())["train"]["batch_size"]
+        own = yaml.safe_load(path.read_text())["train"]["phases"][-1]["batch_size"]
         found += [{**name, "part": "a", "batch": own, "compile": c} for c in compiles]
         found += [{**name, "part": "b", "batch": own, "compile": c} for c in compiles]
         found += [{**name, "part": "c", "batch": own}]
@@ -173,7 +174,8 @@ def measure(
     import train_speed
 
     content = changed(Path(recipe), args, {"compile": how.get("compile", False)})
-    content["train"]["batch_size"] = batch
+    last = content["train"]["phases"][-1]
+    content["train"]["phases"] = [last | {"batch_size": batch}]  # the largest size alone
     path = args.out / "piece.yaml"
     path.write_text(yaml.safe_dump(content))
     data = project_of(args) / f"data/{args.recipe.stem}"

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from pipeline.train.dataset import Decoder, TrainingSet
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,16 +19,16 @@ from pipeline.data.archives import Archives
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.data.samples import Sample
 from pipeline.networks import model
-from pipeline.networks.predictor import Predictor
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe, Train
 from pipeline.support import hardware
 from pipeline.support.interrupt import Stop
 from pipeline.support.progress import TensorBoard
-from pipeline.train import averages, cache, optimizers
-from pipeline.train import stage as train
+from pipeline.train import stage
+from pipeline.train.data import Cache
 from pipeline.train.held_out import HeldOut
-from pipeline.train.loss import bce_dice
+from pipeline.train.loss import entropy_dice
+from pipeline.train.optimization import make_optimizer, moving_average
 
 WARM_UP = 5  # steps before the clock starts
 
@@ -50,7 +49,7 @@ def measure(
         found = plain_loop(recipe, data, seconds, torch.device("cuda" if cuda else "cpu"))
     else:
         fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
-        network = model.build(train._describe(recipe.train, 0), "none")
+        network = model.for_training(recipe.train, 0, "none")
         if part == "a":
             found = bare_steps(network, recipe.train, fabric, seconds, **how)
         else:
@@ -65,7 +64,7 @@ def measure(
 
 def flops_of_a_step(settings: Train) -> float:
     """Multiplications and additions of one image, forward and backward, in matrix products."""
-    network = model.build(train._describe(settings, 0), "none")
+    network = model.for_training(settings, 0, "none")
     side = 64  # all of it is convolution: in proportion to the pixels
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, side, side, 3, dtype=torch.uint8)).sum().backward()
@@ -103,21 +102,22 @@ def bare_steps(
     """(a) Forward, loss, backward and step on one batch that is on the device."""
     if not channels_last:
         network.to(memory_format=torch.contiguous_format)
-    plain = optimizers.make(network.parameters(), True, **settings.optimizer.model_dump())
+    plain = make_optimizer(network.parameters(), True, **settings.optimizer.model_dump())
     compiled: Any = torch.compile(network) if compile else network
     wrapped, optimizer = fabric.setup(compiled, plain)
-    moving = averages.Ema(network, 0.999 if ema else None)
+    average = moving_average(network, 0.999) if ema else None
     height, width = settings.size
-    shape = (settings.batch_size, height, width)
+    shape = (settings.phases[-1].batch_size, height, width)
     images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=fabric.device)
     targets = torch.randint(0, 256, shape, dtype=torch.uint8, device=fabric.device)
 
     def step() -> int:
-        terms = bce_dice(wrapped(images), targets / 255, **settings.loss.model_dump())
+        terms = entropy_dice(wrapped(images), targets / 255, settings.loss)
         fabric.backward(terms.total)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        moving.update()
+        if average is not None:
+            average.update_parameters(network)
         return len(images)
 
     return {"speed": timed(step, seconds, fabric.device)}
@@ -127,27 +127,26 @@ def real_loop(
     network: model.Segmenter, recipe: Recipe, fabric: Fabric, data: Path, out: Path,
     seconds: float,
 ) -> dict[str, float]:  # fmt: skip
-    """(b) `train.train` itself: the last of three epochs, the first of which warms up."""
+    """(b) `stage.train` itself: the last of three epochs, the first of which warms up."""
     archives, settings = Archives(data / "raw"), recipe.train
     table = samples.read(data / "samples.csv")
-    rows = samples.training(table, 0)
-    decoder = Decoder(rows, archives, settings.size, settings.resize)
-    pictures = cache.on_disk(out / "speed-cache", decoder)
+    rows, held_out = samples.training(table, 0), samples.held_out(table, 0)[:2]
     some = rows if seconds > 5 else rows[:64]
-    dataset = TrainingSet(some, rows, pictures, Augmentation(**settings.augment.model_dump()))
-    predictor = Predictor({}, settings.size, settings.resize, "none", fabric, 2, 0)
-    held_out = HeldOut(samples.held_out(table, 0)[:2], archives, predictor, pictures=False)
-    short = settings.model_copy(update={"epochs": 3})
+    phase = settings.phases[-1].model_copy(update={"epochs": 3})
+    short = settings.model_copy(update={"phases": (phase,)})
+    cache = Cache(
+        "disk", out / "speed-cache", [*rows, *held_out], archives, settings.resize, [phase.size]
+    )
+    judge = HeldOut(held_out, archives, settings.loss, "none", fabric, 2, 0, False, True)
     last = out / "speed-last.pt"
     last.unlink(missing_ok=True)
     runtime = recipe.runtime.model_copy(update={"checkpoint_seconds": 1e9})
-    with TensorBoard(None) as journal:
-        progress = train.train(
-            network, dataset, held_out, short, runtime, fabric, last, Stop(), journal
-        )
+    with TensorBoard(None) as board:
+        job = stage.Job(some, cache, judge, short, runtime, fabric, last, Stop(), board)
+        _, progress = stage.train(network, job)
     last.unlink(missing_ok=True)
     row = progress.history[-1]
-    return {"speed": row["images_per_second"], "waiting": row["waiting"]}
+    return {"speed": row["images_per_second"] or 0.0, "waiting": row["waiting"] or 0.0}
 
 
 class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -157,7 +156,7 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self._rows = rows
         self._archives = Archives(raw)
         self._settings = settings
-        self._augment = Augmentation(**settings.augment.model_dump())
+        self._augment = Augmentation(settings.augment)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -181,13 +180,13 @@ def plain_loop(
     rows = samples.training(samples.read(data / "samples.csv"), 0)
     loader = DataLoader(
         Plain(rows, data / "raw", settings),
-        batch_size=settings.batch_size,
+        batch_size=settings.phases[-1].batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=hardware.workers(recipe.runtime.workers),
         pin_memory=device.type == "cuda",
     )
-    segmenter = model.build(train._describe(settings, 0), "none")
+    segmenter = model.for_training(settings, 0, "none")
     network: nn.Module = segmenter.network.to(device, memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(network.parameters(), 1e-4)
     network.train()
