@@ -38,7 +38,7 @@ def _row(paths: Paths, sent: Sequence[ledger.Row]) -> Sequence[str]:
         _images(paths.samples),
         _folds(paths.runs.glob("fold*/model.pt"), "/model.pt"),
         _folds(paths.oof.glob("fold*.npz"), ".npz"),
-        _shown(metrics.get("dice"), 5),
+        _shown(metrics.get("dice"), 5) + (" (flatters)" if metrics.get("flatters") else ""),
         _shown(metrics.get("threshold"), 4),
         "ready" if paths.submission_file.exists() else _NONE,
         str(len(own)) if own else _NONE,

@@ -115,6 +115,7 @@ class Tuned(NamedTuple):
     images: pd.DataFrame
     curve: pd.DataFrame
     beside: Sequence[str]
+    choices: str  # see `OutOfFold`
 
 
 def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
@@ -124,16 +125,22 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
     tuned = (choose_threshold if one_class else score_classes)(found, recipe.tune)
     write(paths, tuned)
     print(tuned.line)
+    if tuned.choices:
+        print(f"these scores flatter: training has chosen by the same images {tuned.choices}")
 
 
 def write(paths: Paths, tuned: Tuned) -> None:
-    """Write the result as `metrics.json`, and its tables."""
+    """Write the result as `metrics.json`, and its tables.
+
+    `flatters` stands beside the scores: whether training has chosen by the images scored.
+    """
     _write_table(paths.evaluation / "thresholds.csv", tuned.curve)
     _write_table(paths.evaluation / "images.csv", tuned.images)
     for name in ("fold", "view", "group"):
         by_name = breakdown.table(name, tuned.images, tuned.beside)
         _write_table(paths.evaluation / f"{name}s.csv", by_name)
-    values = json.dumps(dataclasses.asdict(tuned.result), indent=2)
+    honesty = {"flatters": bool(tuned.choices), "chosen_on_held_out": tuned.choices}
+    values = json.dumps(dataclasses.asdict(tuned.result) | honesty, indent=2)
     files.write_text(paths.metrics, values + "\n")
 
 
@@ -194,7 +201,7 @@ def choose_threshold(found: OutOfFold, settings: Tune) -> Tuned:
         f"({gain_low:+.6f} to {gain_high:+.6f})"
     )
     curve = pd.DataFrame({"threshold": np.arange(LEVELS) / LEVELS, "dice": mean})
-    return Tuned(result, line, images, curve, ["dice_at_half"])
+    return Tuned(result, line, images, curve, ["dice_at_half"], found.choices)
 
 
 def honest_gain(scores: Float64, folds: np.ndarray) -> float | None:
@@ -252,9 +259,8 @@ def score_classes(found: OutOfFold, settings: Tune) -> Tuned:
     )
     scores = pd.DataFrame(classes.table(names, found.counts))
     no_curve = pd.DataFrame({"threshold": [], "dice": []})
-    return Tuned(
-        result, line, breakdown.places(found.rows).join(scores), no_curve, ["accuracy", "iou"]
-    )
+    images = breakdown.places(found.rows).join(scores)
+    return Tuned(result, line, images, no_curve, ["accuracy", "iou"], found.choices)
 
 
 def _by_fold(values: Float64, folds: np.ndarray) -> dict[str, float]:

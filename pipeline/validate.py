@@ -51,12 +51,15 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     predictions = predictor.predict(rows, Archives(paths.raw))
     shown = tqdm(predictions, total=len(rows), desc="validate", unit="img")
     kept.write(paths.oof_levels(fold), key, _kept(shown), len(rows))
-    judged = judge.judge_fold(paths, fold, rows, threads, settings.worst, settings.random)
+    choices = network.description.choices
+    judged = judge.judge_fold(paths, fold, rows, threads, settings.worst, settings.random, choices)
     if masks:
         judge.write_masks(masks, judge.open_levels(paths, fold, rows), rows)
     at = " at 0.5" if classes == 1 else f", mean of {classes} classes"
     dice = judge.mean_dice(judged)
     print(f"fold {fold}: out-of-fold Dice {dice:.5f}{at}, {len(rows)} images")
+    if choices:
+        print(f"it flatters: training has chosen by these images {choices}")
 
 
 def _kept(predictions: Iterable[Prediction]) -> Iterator[kept.Image]:

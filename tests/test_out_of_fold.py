@@ -105,7 +105,7 @@ def test_a_fold_that_holds_nothing_out_is_refused(written: Paths) -> None:
 
 def test_counts_of_another_kind_are_refused(written: Paths) -> None:
     for counts in (np.ones((2, 3, 3), int), np.ones((2, 2, 256)), np.ones((1, 2, 256), int)):
-        np.savez(written.counts(0), counts=counts, sample_id=["a", "c"])
+        np.savez(written.counts(0), counts=counts, sample_id=["a", "c"], choices="")
         with pytest.raises(UserError, match=r"fold0\.npz: found counts of \w+ \(.*expected integ"):
             out_of_fold.read(written, [0])
     with written.counts(0).open("wb") as stream:

@@ -107,7 +107,7 @@ def test_counts_of_one_class_are_refused(finished: Path, monkeypatch: pytest.Mon
     kept = path.read_bytes()
     with np.load(path) as content:
         ids = content["sample_id"]
-    np.savez(path, sample_id=ids, counts=np.ones((1, 2, 256), np.int64))
+    np.savez(path, sample_id=ids, counts=np.ones((1, 2, 256), np.int64), choices="")
     monkeypatch.chdir(finished)
     with pytest.raises(SystemExit, match=r"fold0\.npz: found counts of int64 \(1, 2, 256\)"):
         run("tune")

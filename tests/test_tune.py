@@ -190,7 +190,7 @@ def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
     curve = pd.DataFrame({"threshold": [0.5], "dice": [0.8]})
     result = tuned(rows(), counted(*maps(24, best=0.5))).result
     paths = Paths.of("tiny", {"evaluation": tmp_path})
-    found = tune.Tuned(result, "", images, curve, ["dice_at_half"])
+    found = tune.Tuned(result, "", images, curve, ["dice_at_half"], "")
     tune.write(paths, found)
     columns = "images,dice,dice_at_half,worst,worst_image"
     assert (tmp_path / "groups.csv").read_text().splitlines() == [

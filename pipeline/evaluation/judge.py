@@ -43,11 +43,18 @@ def true_classes(archives: Archives, row: Sample) -> UInt8:
 
 
 def judge_fold(
-    paths: Paths, fold: int, rows: Sequence[Sample], threads: int, worst: int, random: int
+    paths: Paths,
+    fold: int,
+    rows: Sequence[Sample],
+    threads: int,
+    worst: int,
+    random: int,
+    choices: str,
 ) -> list[Judged]:
     """Compare the kept levels of a fold's images with their true masks; write all there is.
 
     Args:
+        choices: what training has chosen by these images, see `OutOfFold`.
         worst, random: how many images are drawn: those of the lowest Dice, and others.
     """
     kept, archives = open_levels(paths, fold, rows), Archives(paths.raw)
@@ -63,7 +70,7 @@ def judge_fold(
     images = tqdm(kept.images(), total=len(rows), desc="compare", unit="img")
     judged = list(concurrency.ordered(judge, images, max(1, threads)))
     _draw(paths, fold, kept, judged, worst, random)
-    out_of_fold.write(paths, fold, judged)
+    out_of_fold.write(paths, fold, judged, choices)
     return judged
 
 

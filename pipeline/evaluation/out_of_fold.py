@@ -78,11 +78,14 @@ class OutOfFold:
     """All held-out images of some folds, in the order of folds and of the table of samples.
 
     `counts` is (N, 2, 256) or (N, C, C), `measures` has N rows, or none of several classes.
+    `choices` says what the training of their folds has chosen by their score, which then
+    flatters, and is "" where nothing was.
     """
 
     rows: Sequence[Sample]
     counts: Int64
     measures: Sequence[Measures]
+    choices: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -131,12 +134,18 @@ def _measure(row: Sample, counts: Int64, score: float, mask: Mask, truth: UInt8)
     )
 
 
-def write(paths: Paths, fold: int, judged: Sequence[Judged]) -> None:
-    """Write counts and measures of a fold's images, each in one step."""
+def write(paths: Paths, fold: int, judged: Sequence[Judged], choices: str = "") -> None:
+    """Write counts and measures of a fold's images, each in one step.
+
+    Args:
+        choices: see `OutOfFold`; whoever reads the counts is told.
+    """
     ids = [one.row.sample_id for one in judged]
     counts = np.stack([one.counts for one in judged])
     with files.written_whole(paths.counts(fold)) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, sample_id=np.array(ids), counts=counts)
+        np.savez_compressed(
+            stream, sample_id=np.array(ids), counts=counts, choices=np.array(choices)
+        )
     measures = [one.measures for one in judged if one.measures]
     if measures:
         table.write(paths.measures(fold), Measures, measures)
@@ -153,14 +162,17 @@ def read(paths: Paths, folds: Sequence[int]) -> OutOfFold:
         UserError: a file of a fold is missing, damaged, or not of its images.
     """
     every = samples.read(paths.samples)
-    rows, counts, measures = [], [], []
+    rows, counts, measures, choices = [], [], [], []
     for fold in folds:
         some = held_out(every, fold, paths.samples)
         rows += some
-        counts.append(_read_counts(paths.counts(fold), some))
+        of_fold, chosen = _read_counts(paths.counts(fold), some)
+        counts.append(of_fold)
+        choices += [chosen] if chosen else []
         if some[0].classes == 1:
             measures += _read_measures(paths.measures(fold), some)
-    return OutOfFold(rows, np.concatenate(counts), measures)
+    every_choice = ", ".join(dict.fromkeys(choices))
+    return OutOfFold(rows, np.concatenate(counts), measures, every_choice)
 
 
 def held_out(every: Sequence[Sample], fold: int, where: Path) -> list[Sample]:
@@ -178,10 +190,12 @@ def held_out(every: Sequence[Sample], fold: int, where: Path) -> list[Sample]:
     return rows
 
 
-def _read_counts(path: Path, rows: Sequence[Sample]) -> Int64:
+def _read_counts(path: Path, rows: Sequence[Sample]) -> tuple[Int64, str]:
+    """A fold's counts, and what its score has chosen."""
     try:
         with path.open("rb") as stream, np.load(stream) as content:
             counts, ids = content["counts"], content["sample_id"].tolist()
+            choices = str(content["choices"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the validate stage of this fold") from None
     except _DAMAGE as error:
@@ -195,7 +209,7 @@ def _read_counts(path: Path, rows: Sequence[Sample]) -> Int64:
             f"{_ADVICE}"
         )
     found: Int64 = counts.astype(np.int64, copy=False)
-    return found
+    return found, choices
 
 
 def _read_measures(path: Path, rows: Sequence[Sample]) -> list[Measures]:
