@@ -177,6 +177,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._close()
         if fault == "page":
             return self._send(200, b"<html>sign in</html>", {"Content-Type": "text/html"})
+        if fault in {"cut", "drip"}:  # a body that breaks off, or takes for ever
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            for _ in range(100 if fault == "drip" else 1):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+            return self._close()
         if fault == "lost":
             getattr(self, method)(body)
             return self._close()

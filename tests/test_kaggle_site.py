@@ -1,6 +1,7 @@
 """Signing in to Kaggle and being refused: what a user reads, and that no secret is in it."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -293,6 +295,28 @@ def test_other_calls_are_repeated(server: KaggleServer, capsys: pytest.CaptureFi
     assert lines[0].endswith("; next try at once")
 
 
+def test_a_body_that_breaks_is_asked_for_again(server: KaggleServer) -> None:
+    server.api_faults["ListSubmissions"] = ["cut"]
+    with kaggle_account.connect(QUICK) as account:
+        assert list(account.submissions(COMPETITION)) == []
+        server.api_faults["ListSubmissions"] = ["cut"] * 2
+        with pytest.raises(UserError, match="no answer from localhost"):
+            list(account.submissions(COMPETITION))
+
+
+def test_an_answer_that_does_not_end(server: KaggleServer) -> None:
+    """Every byte comes in time, and the last one never."""
+    server.api_faults["ListSubmissions"] = ["drip"] * 9
+    policy = dataclasses.replace(QUICK, window=0.3)
+    started = time.monotonic()
+    with (
+        kaggle_account.connect(policy) as account,
+        pytest.raises(UserError, match="no answer from localhost .Timeout"),
+    ):
+        list(account.submissions(COMPETITION))
+    assert time.monotonic() - started < 3
+
+
 @pytest.mark.parametrize("body", [None, {}])
 @pytest.mark.parametrize("code", [429, 500, 503, 520, 522])
 def test_a_failure_without_words_is_repeated(
@@ -417,8 +441,10 @@ def test_a_handshake_that_is_cut_is_repeated() -> None:
 
 
 def test_a_connection_that_times_out_tells_no_signature(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Neither in the line about the next try, nor in what a library logs."""
+    caplog.set_level("DEBUG")
     with socket.socket() as listening, socket.socket() as waiting:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -428,7 +454,7 @@ def test_a_connection_that_times_out_tells_no_signature(
                 f"http://127.0.0.1:{listening.getsockname()[1]}/file?X-Signature=abc",
                 RetryPolicy(attempts=2, first_pause=0.01, connect=0.1, read=0.1),
             )
-    err = capsys.readouterr().err
+    err = capsys.readouterr().err + caplog.text
     assert "127.0.0.1: no answer (" in err and "Signature" not in err and "abc" not in err
 
 

@@ -668,7 +668,7 @@ def test_two_commands_at_once(server: KaggleServer, project: Path) -> None:
         )
         for _ in range(2)
     ]  # fmt: skip
-    errors = "".join(process.communicate()[1] for process in processes)
+    errors = "".join(process.communicate(timeout=120)[1] for process in processes)
     assert sorted(process.returncode for process in processes) == [0, 1], errors
     # DVC, too, lets in one at a time.
     assert any(w in errors for w in ("another process", "were submitted at", "dvc status")), errors
@@ -690,7 +690,7 @@ def test_killed_between_question_and_answer(server: KaggleServer, project: Path)
     )  # fmt: skip
     assert arrived.wait(30)
     process.kill()
-    process.wait()
+    process.wait(30)
     assert read()[0].status == "UNCONFIRMED", "it is written down before it is asked"
     server.submissions.append(  # Kaggle did record it
         {"ref": 5, "status": "PENDING", "description": f"{row().tag} x", "polls": 0}

@@ -9,13 +9,17 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import json
 import os
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
+from requests.exceptions import ChunkedEncodingError
 
 from pipeline.kaggle import credentials
 from pipeline.kaggle.credentials import TOKENS, WHERE_TO_PUT, Credentials
@@ -33,6 +37,7 @@ _SITE = "https://www.kaggle.com"
 _PAGE = 100  # files or submissions a request; the service allows 200
 _PAGES = 1000  # a server that names ever more pages would never let us end
 _NAMED = 8  # files a message lists
+_LARGEST = 64 << 20  # bytes of an answer, files apart; a page of a listing has some kilobytes
 
 
 class Refused(UserError):
@@ -71,7 +76,7 @@ def connect(policy: RetryPolicy) -> Iterator["Account"]:
         UserError: no credentials, or ones that Kaggle does not know.
     """
     with _sessions(policy) as (api, storage):
-        http = _Http(api)
+        http = _Http(api, policy)
         http.credentials, name = _sign_in(http)
         yield Account(http, storage, f"{name} ({http.credentials.source})")
 
@@ -89,6 +94,20 @@ def _sessions(policy: RetryPolicy) -> Iterator[tuple[requests.Session, requests.
         yield api, storage
 
 
+class _Answer(requests.HTTPError):
+    """An answer that is no: its HTTP status, or the code in its body, and its words."""
+
+    def __init__(self, response: requests.Response, body: Any = None) -> None:
+        body = body if isinstance(body, dict) else {}
+        inner = body.get("error")
+        said = [body.get("message"), inner.get("message") if isinstance(inner, dict) else None]
+        words = next((text for text in said if isinstance(text, str) and text), response.reason)
+        super().__init__(" ".join(str(words or "no reason").split()), response=response)
+        code = body.get("code")
+        is_told = response.status_code < 300 and isinstance(code, int)
+        self.code: int = code if is_told else response.status_code
+
+
 class _Http:
     """How the service clients of `kagglesdk` send their requests: its `KaggleHttpClient`.
 
@@ -96,8 +115,9 @@ class _Http:
     of the call that submits, and loses the status of an answer with an empty body.
     """
 
-    def __init__(self, session: requests.Session) -> None:
+    def __init__(self, session: requests.Session, policy: RetryPolicy) -> None:
         self._session = session
+        self._policy = policy
         self.credentials: Credentials | None = None
 
     @staticmethod
@@ -114,27 +134,49 @@ class _Http:
         For a file that is the `requests.Response` itself, body unread, a redirect not followed.
 
         Raises:
-            requests.RequestException: no answer, or a refusal, which has its `response`.
+            requests.RequestException: no answer, or (`_Answer`) a refusal.
             ValueError: an answer that is no JSON, or not of that kind.
         """
         is_file = kind.__name__ in {"HttpRedirect", "FileDownload"}
         response = self._session.post(
             self.address(service, method), json=type(request).to_dict(request),
-            auth=self.credentials, stream=is_file, allow_redirects=False,
+            auth=self.credentials, stream=True, allow_redirects=False,
         )  # fmt: skip
-        is_json = "application/json" in response.headers.get("Content-Type", "")
-        code = _body(response).get("code") if is_json else None
-        redirects = response.is_redirect and is_file
-        failed = response.status_code >= 300 and not redirects
-        if failed or (isinstance(code, int) and code >= 400):
-            raise requests.HTTPError(response.reason or "no reason", response=response)
-        if not is_json and not is_file:
-            page = response.headers.get("Content-Type", "unknown type")
-            raise ValueError(f"found a page of type {page} instead of Kaggle's answer")
+        what = response.headers.get("Content-Type", "unknown type")
+        is_json = "application/json" in what
+        if is_file and (response.is_redirect or (response.ok and not is_json)):
+            return response
+        text = self._read(response)
+        body = _parsed(text) if is_json else None
+        code = body.get("code") if isinstance(body, dict) else None
+        if response.status_code >= 300 or (isinstance(code, int) and code >= 400):
+            raise _Answer(response, body)
+        if not is_json or is_file:
+            raise ValueError(f"found a page of type {what} instead of Kaggle's answer")
         try:
-            return kind.prepare_from(response)
+            return kind.from_json(text)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"found an unknown {error}") from None
+
+    def _read(self, response: requests.Response) -> str:
+        """The body of an answer, which must end: no answer of Kaggle's takes minutes."""
+        end = time.monotonic() + self._policy.window
+        body = bytearray()
+        with response:
+            try:
+                while piece := response.raw.read1(1 << 16, decode_content=True):
+                    body += piece
+                    if time.monotonic() > end or len(body) > _LARGEST:
+                        raise requests.Timeout("it does not end", request=response.request)
+            except urllib3.exceptions.HTTPError as error:
+                raise ChunkedEncodingError(error, request=response.request) from None
+        return body.decode("utf-8", "replace")
+
+
+def _parsed(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return None  # an empty body, say: the status tells enough
 
 
 def _sign_in(http: _Http) -> tuple[Credentials, str]:
@@ -245,7 +287,8 @@ class Account:
             raise asked.explained(error) from None
         status = response.status_code
         if status in PASSING:  # for all the adapter's tries
-            raise asked.explained(requests.HTTPError(response.reason, response=response))
+            response.close()
+            raise asked.explained(_Answer(response))
         if status not in {200, 206}:
             response.close()  # not from Kaggle: the signed address ran out, or so
             kind = Corrupt if status == 416 else Interrupted
@@ -295,10 +338,10 @@ class Account:
         try:
             answer = self._competitions.create_submission(request)
         except requests.RequestException as error:
-            code = _status(error)
-            if code is None or code < 400 or code == 408 or code >= 500:
-                told = f"answer {code}" if code else f"no answer, {type(error).__name__}"
-                raise Unconfirmed(told) from None
+            if not isinstance(error, _Answer):
+                raise Unconfirmed(f"no answer, {type(error).__name__}") from None
+            if error.code < 400 or error.code == 408 or error.code >= 500:
+                raise Unconfirmed(f"answer {error.code}") from None
             raise self._asked("the submission", slug).explained(error) from None
         except ValueError:
             raise Unconfirmed("an answer that is no JSON") from None
@@ -370,7 +413,7 @@ class _Asked:
         try:
             try:
                 return call()
-            except requests.exceptions.ChunkedEncodingError:
+            except ChunkedEncodingError:
                 return call()  # the body broke: urllib3's rule ends with the header
         except requests.RequestException as error:
             raise self.explained(error) from None
@@ -382,13 +425,12 @@ class _Asked:
 
     def explained(self, error: requests.RequestException) -> UserError:
         """The one line a user needs: what was refused, in Kaggle's words, and what to do."""
-        code = _status(error)
-        if code is None:
+        if not isinstance(error, _Answer):
             return UserError(f"{self.subject}: {_no_answer(error)}")
-        told = f"Kaggle answered {code} ({_words(error)})"
-        return Refused(f"{self.subject}: {told}; {self._advice(code, error)}", code)
+        told = f"Kaggle answered {error.code} ({error})"
+        return Refused(f"{self.subject}: {told}; {self._advice(error.code, error)}", error.code)
 
-    def _advice(self, code: int, error: requests.RequestException) -> str:
+    def _advice(self, code: int, error: _Answer) -> str:
         if code < 400:
             return "no redirect is followed here: sign in where your network asks for it"
         if code == 401:
@@ -410,27 +452,6 @@ class _Asked:
         return "put right what it names, or wait where it says so, then run the command again"
 
 
-def _status(error: requests.RequestException) -> int | None:
-    """The HTTP status of a refusal, or the code in its body; None: there was no answer."""
-    if error.response is None:
-        return None
-    code = _body(error.response).get("code")
-    if error.response.status_code < 300 and isinstance(code, int):
-        return code
-    return error.response.status_code
-
-
-def _words(error: requests.RequestException) -> str:
-    """Kaggle's own text, or the error's."""
-    if error.response is not None:
-        body = _body(error.response)
-        inner = body.get("error")
-        for place in (body, inner if isinstance(inner, dict) else {}):
-            if isinstance(place.get("message"), str) and place["message"]:
-                return " ".join(place["message"].split())
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _no_answer(error: requests.RequestException) -> str:
     host = urlsplit(str(error.request.url)).hostname if error.request is not None else None
     if isinstance(error, RefusedRedirect):
@@ -444,12 +465,3 @@ def _no_answer(error: requests.RequestException) -> str:
         f"no answer from {host or 'Kaggle'} ({type(error).__name__}); check the network and the "
         "variables https_proxy and no_proxy, then run the command again"
     )
-
-
-def _body(response: requests.Response) -> dict[str, Any]:
-    """The JSON object of an answer, or an empty one."""
-    try:
-        body = response.json()
-    except (requests.RequestException, RuntimeError):  # no JSON; or a body already let go
-        return {}
-    return body if isinstance(body, dict) else {}

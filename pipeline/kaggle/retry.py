@@ -1,6 +1,7 @@
 """How long to wait for a server, how often to ask again, and where a redirect may lead."""
 
 import dataclasses
+import logging
 import random
 import ssl
 from collections.abc import Mapping
@@ -73,6 +74,9 @@ class RetryAdapter(HTTPAdapter):
             backoff_max=policy.longest_pause,
         )
         super().__init__(max_retries=retries)
+        logging.getLogger("urllib3").setLevel(
+            logging.ERROR
+        )  # it logs addresses, signatures and all
         self._timeout = (policy.connect, policy.read)
 
     def send(
@@ -157,6 +161,7 @@ def _check_redirect(url: str, response: requests.Response) -> None:
 
 def _reason(error: BaseException) -> str:
     """The innermost reason of a nested network error, on one line."""
-    while error.args and isinstance(error.args[-1], BaseException):
-        error = error.args[-1]
-    return " ".join(str(error).rpartition(": ")[2].split()) or type(error).__name__
+    last: object = error
+    while isinstance(last, BaseException):
+        error, last = last, last.args[-1] if last.args else None
+    return " ".join(str(last or "").rpartition(": ")[2].split()) or type(error).__name__
