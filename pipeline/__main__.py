@@ -89,6 +89,11 @@ def cutout(args: argparse.Namespace) -> None:
     _verb("cutout").run(_recipe(args), _paths(args), args.photos, args.out, args.threshold)
 
 
+def preview(args: argparse.Namespace) -> None:
+    """Show what a training will see: images, masks, and both augmented, on one page."""
+    _verb("preview.stage").run(_recipe(args), _paths(args), args.out)
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse now what a stage would refuse later: settings, network, folds, data, account."""
     _verb("check").run([args.recipe] if args.recipe else [], dict(args.at))
@@ -216,6 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
     )
+    one = _add(verbs, preview)
+    one.add_argument("--out", type=Path, metavar="FILE", help="the page, if not beside the report")
     _add(verbs, check, "optional")
     _add(verbs, status, "none")
     return parser

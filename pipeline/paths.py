@@ -112,6 +112,11 @@ class Paths:
         return self.evaluation / "report.html"
 
     @property
+    def preview(self) -> Path:
+        """The page about what a training will see."""
+        return self.evaluation / "preview.html"
+
+    @property
     def sanity(self) -> Path:
         """The submitted images that deserve a look."""
         return self.evaluation / "sanity.csv"

@@ -15,7 +15,7 @@ from pipeline.support.fingerprint import CODE
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-VERBS = {*CODE, "submit", "score", "cutout", "check", "status"}
+VERBS = {*CODE, "submit", "score", "cutout", "preview", "check", "status"}
 HARMLESS = {"support", "recipe", "paths"}  # change no result, so they are no deps
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 
@@ -199,7 +199,7 @@ def test_computing_needs_neither_dvc_nor_kaggle(verb: str) -> None:
     assert not re.search(r"^\s*(import|from) (dvc|kaggle)", loads(verb), re.M)
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS - {"report"}))
+@pytest.mark.parametrize("verb", sorted(VERBS - {"report", "preview"}))
 def test_matplotlib_stays_out_of_what_draws_nothing(verb: str) -> None:
     """Importing it takes longer than tuning."""
     assert not re.search(r"^\s*(import|from) (matplotlib|jinja2)\b", loads(verb), re.M)
@@ -249,9 +249,12 @@ def _name(decorator: ast.expr) -> str:
     return call.attr if isinstance(call, ast.Attribute) else ""
 
 
-def test_templates_are_installed() -> None:
+@pytest.mark.parametrize(("verb", "pages"), [("report", "templates/*"), ("preview", "*.html")])
+def test_templates_are_installed(verb: str, pages: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folder = ROOT / "pipeline/report"
-    patterns = settings["tool"]["setuptools"]["package-data"]["pipeline.report"]
+    folder = ROOT / "pipeline" / verb
+    patterns = settings["tool"]["setuptools"]["package-data"][f"pipeline.{verb}"]
     listed = {path for pattern in patterns for path in folder.glob(pattern)}
-    assert listed == set((folder / "templates").iterdir())
+    assert listed == set(folder.glob(pages))
+    others = {path for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert listed == others

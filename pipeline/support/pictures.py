@@ -82,6 +82,17 @@ def outline(image: UInt8, mask: Mask, width: int) -> UInt8:
     return drawn
 
 
+def tint(image: UInt8, classes: UInt8, colors: Sequence[tuple[int, int, int]]) -> UInt8:
+    """Tint and outline the classes (H, W) from 1 on in RGB colors, which repeat if they must."""
+    drawn = image.copy()
+    for index in range(1, int(classes.max(initial=0)) + 1):
+        mask, color = (classes == index).astype(np.uint8), colors[(index - 1) % len(colors)]
+        drawn[mask > 0] = (0.7 * drawn[mask > 0] + 0.3 * np.array(color)).astype(np.uint8)
+        edges, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(drawn, edges, -1, color, 2)
+    return drawn
+
+
 def shrink(image: UInt8, classes: UInt8, width: int) -> tuple[UInt8, UInt8]:
     """Shrink a picture and its classes to `width` pixels; narrower ones stay as they are.
 
