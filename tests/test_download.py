@@ -159,6 +159,17 @@ def test_a_changed_file_is_noticed(
     assert names(origin(tmp_path)) == ["receipts.json", "train.zip"]
 
 
+def test_damage_that_does_not_show(server: KaggleServer, tmp_path: Path) -> None:
+    """A disk's error changes no time. Who finds it deletes the link, and gets a whole file."""
+    (path,) = fetch(tmp_path)
+    before = path.stat()
+    path.write_bytes(OTHER)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert fetch(tmp_path)[0].read_bytes() == OTHER, "receipts spare reading gigabytes each time"
+    path.unlink()
+    assert fetch(tmp_path)[0].read_bytes() == DATA
+
+
 def test_a_link_that_was_replaced_is_made_again(
     server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """What proves a file whole, and what wrong bytes it finds: no damage may end in a traceback."""
 
+import contextlib
 import io
 import struct
 import zipfile
@@ -11,7 +12,10 @@ import pytest
 from conftest import gif, jpeg, tiny_image, tiny_mask
 from kaggle_server import zipped
 
+from pipeline.data.archives import Archives
+from pipeline.data.rows import read_rows
 from pipeline.kaggle.integrity import Expected, flaw
+from pipeline.support.errors import UserError
 
 NOTHING = Expected()
 
@@ -53,6 +57,24 @@ def test_every_bit_of_a_zip(tmp_path: Path) -> None:
             assert contents(bytes(data)) == contents(whole), bit
         noticed += problem is not None
     assert noticed > 1000, "the rest are dates, comments and the like"
+
+
+@pytest.mark.parametrize("kind", ["archive", "submission"])
+def test_every_bit_of_a_zip_that_is_read(tmp_path: Path, kind: str) -> None:
+    """Damage done after the download, or to a file of the user's."""
+    table = b"img,rle_mask\na.jpg,1 1\n"
+    whole = of_480_bytes() if kind == "archive" else zipped({"submit.csv": table})
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path = write(tmp_path / "submit.csv.zip", bytes(data))
+        archives = Archives(tmp_path)
+        with contextlib.suppress(UserError):
+            if kind == "archive":
+                assert all(map(archives.read, archives.members(path.name)))
+            else:
+                assert list(read_rows(path)) == [("a.jpg", "1 1")]
+        archives.close()
 
 
 def test_a_directory_that_lost_members(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ A reference names one file: `train.zip!train/car_01.jpg` is a member of an archi
 import os
 import threading
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 from pipeline.support.errors import UserError
+from pipeline.support.files import ZIP_DAMAGE
 
 SEPARATOR = "!"
 
@@ -99,7 +99,7 @@ class Archives:
                 f"{self.folder / archive}: not readable ({error}); put that right and run the "
                 f"command again"
             ) from None
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except ZIP_DAMAGE as error:
             raise DamagedMemberError(
                 f"{self.folder / archive}: member {member!r} is damaged ({error}); "
                 f"delete the archive and run the download stage again"
@@ -150,7 +150,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
             f"{path}: missing; the folder holds {there}; run the download stage, or add the "
             f"file to the recipe's download.files"
         ) from None
-    except zipfile.BadZipFile as error:
+    except ZIP_DAMAGE as error:
         raise UserError(
             f"{path}: {path.stat().st_size} bytes that are no whole zip file ({error}); "
             f"delete it and run the download stage again"

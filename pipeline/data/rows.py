@@ -1,7 +1,6 @@
 """Tables of masks, `img,rle_mask`: submissions, the sample submission, `train_masks.csv`."""
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -9,6 +8,7 @@ from typing import BinaryIO
 from isal import isal_zlib
 
 from pipeline.support.errors import UserError
+from pipeline.support.files import ZIP_DAMAGE
 
 HEADER = "img,rle_mask"
 
@@ -16,7 +16,7 @@ _READ = 1 << 16  # bytes of a file read at once
 _PIECE = 1 << 20  # bytes decompressed at once
 _BOM = b"\xef\xbb\xbf"
 _GZIP_WBITS = 31  # zlib's number for a gzip wrapper with the largest window
-_DAMAGE = (isal_zlib.IsalError, zlib.error, zipfile.BadZipFile, EOFError)
+_DAMAGE = (isal_zlib.IsalError, *ZIP_DAMAGE)
 
 
 def find_sample(folder: Path) -> Path:
@@ -62,6 +62,11 @@ def rows_of(path: Path, foreign: bool) -> Iterator[tuple[str, str]]:
     except _DAMAGE as error:  # type: ignore[misc]
         raise UserError(
             f"{path}: damaged or cut short after line {number} ({error}); make or download it again"
+        ) from error
+    except OSError as error:  # the disk's, or of a zip that names places outside the file
+        raise UserError(
+            f"{path}: not readable after line {number} ({error}); put that right, or make or "
+            "download it again"
         ) from error
     if number == 0:
         raise UserError(f"{path}: line 1: found an empty file, expected {HEADER!r}; make it again")

@@ -56,17 +56,16 @@ def download(
         UserError: a file could not be had; what did arrive is kept for the next run.
     """
     (archives, raw), place = places, _place(wanted)
-    files.make_folder(raw)
-    with files.explained(archives / place), Origin.opened(archives / place) as origin:
+    with files.explained(archives / place), Origin.opened(archives / place, raw) as origin:
         if isinstance(wanted, Synthetic):
             had = _draw(wanted, origin, check)
         elif local is not None:
             had = _take(wanted, origin, local / place, check)
         else:
-            had = _fetch(wanted, origin, raw, policy, check)
+            had = _fetch(wanted, origin, policy, check)
         for name in set(getattr(wanted, "optional_files", ())) - set(had):
-            origin.refuse_remains(name, raw)
-        return [origin.link(name, raw) for name in had]
+            origin.refuse_remains(name)
+        return [origin.link(name) for name in had]
 
 
 def _place(wanted: Synthetic | Competition | Dataset) -> str:
@@ -88,7 +87,6 @@ def _names(wanted: Competition | Dataset) -> tuple[list[str], list[str]]:
 def _fetch(
     wanted: Competition | Dataset,
     origin: Origin,
-    raw: Path,
     policy: RetryPolicy,
     check: Callable[[], object],
 ) -> list[str]:
@@ -109,7 +107,7 @@ def _fetch(
                 else:
                     offers = account.files(wanted.slug, missing, extra)
             origin.note_offers(extra, offers)
-            origin.fetch(offers, raw, policy)
+            origin.fetch(offers, policy)
     absent = origin.not_offered.intersection(extra)
     return [name for name in [*optional, *needed] if name not in absent]
 

@@ -52,8 +52,9 @@ class Receipts(pydantic.BaseModel):
 class Origin:
     """The archives of one origin, open to one process at a time; see `Origin.opened`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, raw: Path) -> None:
         self.folder = folder
+        self._raw = raw
         self._path = folder / "receipts.json"
         self._receipts = Receipts()
         # One that cannot be read counts as none: the files are checked against Kaggle's hashes.
@@ -62,11 +63,17 @@ class Origin:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder: Path) -> Iterator[Self]:
-        """The origin whose folder this is, made if missing, once no other process has it open."""
+    def opened(cls, folder: Path, raw: Path) -> Iterator[Self]:
+        """An origin once no other process has it open.
+
+        Args:
+            folder: where its archives are kept.
+            raw: a recipe's folder, for links to those that this recipe uses.
+        """
         with locked(folder, f"{folder}: another download is at work here; waiting for its end"):
             files.make_folder(folder)
-            yield cls(folder)
+            files.make_folder(raw)
+            yield cls(folder, raw)
 
     @property
     def not_offered(self) -> frozenset[str]:
@@ -91,8 +98,9 @@ class Origin:
         return [name for name in names if not self._holds(name, source)]
 
     def _holds(self, name: str, source: str | None) -> bool:
-        """Same size and time of change count as the same; at another time the file is hashed.
+        """Linked, and of the same size and time of change, it counts as the same.
 
+        Else it is hashed: who deletes a link because of damage must not get the damage again.
         The receipt of a file that is gone or changed goes.
         """
         receipt = self._receipts.files.get(name)
@@ -100,11 +108,11 @@ class Origin:
             return False
         file = self.folder / receipt.stored
         if file.is_file():
-            status = file.stat()  # before the bytes are read: a later change shows
-            if (status.st_size, status.st_mtime_ns) == (receipt.size, receipt.mtime_ns):
+            mtime_ns = file.stat().st_mtime_ns  # before the bytes are read: a later change shows
+            if _is_as_checked(file, receipt) and _is_as_checked(self._raw / file.name, receipt):
                 return True
-            if status.st_size == receipt.size and integrity.md5(file).hex() == receipt.md5:
-                receipt.mtime_ns = status.st_mtime_ns
+            if integrity.md5(file).hex() == receipt.md5:
+                receipt.mtime_ns = mtime_ns
                 self._save()
                 return True
             print(f"{file}: changed since it was checked; looking for it again", file=sys.stderr)
@@ -117,14 +125,14 @@ class Origin:
         self._receipts.not_offered = (self._receipts.not_offered | asked) - offered
         self._save()
 
-    def fetch(self, offers: list[Offer], raw: Path, policy: RetryPolicy) -> None:
-        """Download files from Kaggle, one after the other, those here or in `raw` by hash alone.
+    def fetch(self, offers: list[Offer], policy: RetryPolicy) -> None:
+        """Download files from Kaggle, one after the other, those that are here by hash alone.
 
         Raises:
             UserError: one could not be had; what did arrive is kept for the next run.
         """
         for offer in offers:
-            self._adopt(offer.name, raw)
+            self._adopt(offer.name)
         size = sum(transfer.missing_bytes(offer, self._part(offer.name)) for offer in offers)
         files.check_space(self.folder, size, "what is still missing")
         for offer in offers:
@@ -132,10 +140,10 @@ class Origin:
             stored = transfer.fetch(offer, part, policy)
             self.keep(KAGGLE, [(offer.name, part, stored)])
 
-    def _adopt(self, name: str, raw: Path) -> None:
+    def _adopt(self, name: str) -> None:
         """Let a file without receipt be held against Kaggle's hash instead of fetched anew."""
         part = self._part(name)
-        for file in (self.folder / name, raw / name):
+        for file in (self.folder / name, self._raw / name):
             if file.is_file() and not part.exists() and name not in self._receipts.files:
                 transfer.clear(part)
                 with contextlib.suppress(OSError):  # no links here: it is fetched
@@ -178,18 +186,15 @@ class Origin:
             file.unlink(missing_ok=True)  # rename leaves both names when they are links to one file
             transfer.clear(self._part(name))
 
-    def link(self, name: str, raw: Path) -> Path:
-        """Make a file be in a recipe's folder, by a hard link or else a copy; return its path."""
+    def link(self, name: str) -> Path:
+        """Make a file be in the recipe's folder, by a hard link or else a copy; return its path."""
         receipt = self._receipts.files[name]
-        source, target = self.folder / receipt.stored, raw / receipt.stored
-        if target.is_file():
-            status = target.stat()
-            as_checked = (receipt.size, receipt.mtime_ns) == (status.st_size, status.st_mtime_ns)
-            if as_checked or target.samefile(source):
-                print(f"{target}: {receipt.size:,} bytes")
-                return target
+        source, target = self.folder / receipt.stored, self._raw / receipt.stored
+        if _is_as_checked(target, receipt):
+            print(f"{target}: {receipt.size:,} bytes")
+            return target
+        if target.exists():
             print(f"{target}: found another file there; replaced", file=sys.stderr)
-        raw.mkdir(parents=True, exist_ok=True)
         fresh = target.with_name(f".{target.name}{TEMPORARY}")
         fresh.unlink(missing_ok=True)
         how = files.link_or_copy(source, fresh)
@@ -198,13 +203,13 @@ class Origin:
         print(f"{target}: {receipt.size:,} bytes, {how} from {source}")
         return target
 
-    def refuse_remains(self, name: str, raw: Path) -> None:
+    def refuse_remains(self, name: str) -> None:
         """Refuse a file of which nothing shows what it is, as it is not to be had any more.
 
         Raises:
             UserError: it lies here or in the recipe's folder.
         """
-        folders = [raw] if name in self._receipts.files else [self.folder, raw]
+        folders = [self._raw, *([] if name in self._receipts.files else [self.folder])]
         places = [folder / stored for folder in folders for stored in (name, f"{name}.zip")]
         if remains := [str(place) for place in places if place.exists()]:
             raise UserError(
@@ -217,6 +222,13 @@ class Origin:
 
     def _save(self) -> None:
         write_text(self._path, self._receipts.model_dump_json(indent=1) + "\n")
+
+
+def _is_as_checked(file: Path, receipt: Receipt) -> bool:
+    if not file.is_file():
+        return False
+    status = file.stat()
+    return (status.st_size, status.st_mtime_ns) == (receipt.size, receipt.mtime_ns)
 
 
 def _flush(file: Path) -> None:

@@ -6,11 +6,12 @@ import hashlib
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
+
+from pipeline.support.files import ZIP_DAMAGE
 
 _CHUNK = 1 << 20  # bytes read at a time
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".bmp")
@@ -19,14 +20,6 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".bmp")
 _END = struct.Struct("<4s4H2LH")  # count of members: field 4
 _LOCATOR = struct.Struct("<4sLQL")  # where the zip64 record begins: field 2
 _END64 = struct.Struct("<4sQ2H2L4Q")  # count of members: field 7
-
-# What a zip with wrong bytes raises, by where they lie (names that are no text, a place outside
-# the file, a method that does not exist); see the modules zipfile, zlib, bz2 and lzma.
-_ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
-    ValueError, OSError, OverflowError, MemoryError,
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
@@ -88,7 +81,7 @@ def _zip_flaw(path: Path) -> str | None:
             if problem := _end_flaw(stream.fileno(), path.stat().st_size, archive):
                 return problem
             member = archive.testzip()
-    except _ZIP_ERRORS as error:
+    except (*ZIP_DAMAGE, OSError) as error:
         return f"not a whole zip ({error}; it starts with {_start(path)})"
     return f"the checksum of its member {member} is wrong" if member else None
 

@@ -10,10 +10,14 @@ import errno
 import fcntl
 import glob
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -25,6 +29,14 @@ TEMPORARY = ".tmp"  # the ending of unfinished files, which .dvcignore names
 _SPARE = 64 << 20  # bytes left free on the disk, for receipts and everybody else
 _MARK = b"\nsha256\n"  # before the digest that ends a checked file
 _FOOTER = len(_MARK) + hashlib.sha256().digest_size
+
+# What a zip with wrong bytes raises, by where they lie: names that are no text, a method or a
+# version that does not exist, a flag that says encrypted (zipfile, zlib, bz2 and lzma). Beside
+# these OSError, for places outside the file.
+ZIP_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError,
+    RuntimeError, UnicodeDecodeError, OverflowError,
+)  # fmt: skip
 
 _ADVICE = {
     errno.ENOSPC: "free some space and run the command again",
