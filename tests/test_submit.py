@@ -247,7 +247,7 @@ def test_a_training_that_was_not_run(server: KaggleServer, project: Path) -> Non
     """Predict's own deps are as they were: the change is further up, told once for both folds."""
     path = Path("recipes/tiny.yaml")
     recipe = yaml.safe_load(path.read_text())
-    recipe["train"]["epochs"] += 1
+    recipe["train"]["phases"][0]["epochs"] += 1
     path.write_text(yaml.safe_dump(recipe))
     done = run("tiny", "-m", "x")
     assert done.returncode == 1 and done.stderr == (

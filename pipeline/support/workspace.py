@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.support.errors import UserError
 
-_SHOWN = 6  # changes told of in one message
+_SHOWN = 6  # changes in one message
 
 
 def require_current(stage: str) -> None:
@@ -30,22 +30,22 @@ def require_current(stage: str) -> None:
         said = " ".join(done.stderr.split())
         raise UserError(f"dvc status {stage}: {said}; does params.yaml list the recipe?")
     if changes := json.loads(done.stdout):
-        raise UserError(f"{stage} is not up to date ({_told(changes)}); run dvc repro {stage}")
+        raise UserError(f"{stage} is not up to date ({_summary(changes)}); run dvc repro {stage}")
 
 
-def _told(changes: dict[str, list[str | dict[str, dict[str, str | dict[str, str]]]]]) -> str:
-    """DVC's list of changes on one line; what concerns several stages (folds) is told once."""
-    told = []
+def _summary(changes: dict[str, list[str | dict[str, dict[str, str | dict[str, str]]]]]) -> str:
+    """DVC's list of changes on one line; what concerns several stages (folds) stands once."""
+    lines = []
     for stage, change in ((name, change) for name, found in changes.items() for change in found):
         if isinstance(change, str):
-            told.append(f"{stage}: {change}")
+            lines.append(f"{stage}: {change}")
             continue
         for path, how in (item for paths in change.values() for item in paths.items()):
             keys = {"": how} if isinstance(how, str) else how  # of a params file
-            told += [f"{path}: {f'{key} {what}'.strip()}" for key, what in keys.items()]
-    told = list(dict.fromkeys(told))
-    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return ", ".join(told[:_SHOWN]) + more
+            lines += [f"{path}: {f'{key} {what}'.strip()}" for key, what in keys.items()]
+    lines = list(dict.fromkeys(lines))
+    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ", ".join(lines[:_SHOWN]) + more
 
 
 def commit(apart_from: Path) -> str:
