@@ -1,10 +1,12 @@
 """Downloads from a Kaggle on 127.0.0.1, as tests of several files make them."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kaggle_server import COMPETITION, noise, zipped
 
@@ -65,9 +67,13 @@ command(stage.download)(section, places, None, RetryPolicy(), lambda: None)
     return [sys.executable, "-c", code, str(data)]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[Any], seconds: float = 90
+) -> None:
+    """Wait for what a process is to do, but not for one that has ended."""
     end = time.monotonic() + seconds
     while not condition():
+        assert process.poll() is None, f"the process ended with code {process.returncode}"
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
 

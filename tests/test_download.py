@@ -579,9 +579,9 @@ def test_dvc_repro_killed_and_resumed(server: KaggleServer, tmp_path: Path) -> N
     process = subprocess.Popen(command, cwd=clone, env=environment, start_new_session=True)
     part = origin(clone / "data") / "train.zip.part"
     half = (REAL / "train.zip").stat().st_size // 2
-    wait_for(lambda: part.exists() and part.stat().st_size > half)
+    wait_for(lambda: part.exists() and part.stat().st_size > half, process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=60)
     had = part.stat().st_size
     assert not (clone / "data/carvana/raw/train.zip").exists()
 

@@ -251,9 +251,9 @@ def test_killed_in_the_middle(server: KaggleServer, tmp_path: Path) -> None:
             # What a shell puts in the background ignores Ctrl-C, and so would its children.
             preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
-        wait_for(functools.partial(grown, 600_000 * (number + 1)))
+        wait_for(functools.partial(grown, 600_000 * (number + 1)), process)
         process.send_signal(how)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == {signal.SIGINT: 130}.get(how, -how)
         assert "Traceback" not in errors
         assert not (origin(tmp_path) / "train.zip").exists() and not names(tmp_path / "mine/raw")
@@ -301,10 +301,10 @@ def test_two_processes_at_once(
     """S6: one works, the other waits and finds the file."""
     server.blob_faults["train.zip"] = [Fault(rate=2e6)]
     first = subprocess.Popen(program(tmp_path, "train.zip"), cwd=ROOT)
-    wait_for(lambda: (origin(tmp_path) / "train.zip.part").exists())
+    wait_for(lambda: (origin(tmp_path) / "train.zip.part").exists(), first)
     (path,) = get(wanted("train.zip"), tmp_path, "other")
     assert "another download is at work here" in capsys.readouterr().err
-    assert first.wait() == 0
+    assert first.wait(timeout=60) == 0
     assert path.read_bytes() == DATA and path.samefile(tmp_path / "mine/raw/train.zip")
     assert server.count("GET train.zip") == 1
 

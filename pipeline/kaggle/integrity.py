@@ -21,6 +21,7 @@ _END = struct.Struct("<4s4H2LH")  # count of members: field 4
 _LOCATOR = struct.Struct("<4sLQL")  # where the zip64 record begins: field 2
 _END64 = struct.Struct("<4sQ2H2L4Q")  # count of members: field 7
 
+
 @dataclasses.dataclass(frozen=True)
 class Expected:
     """What a server says of a file; None: nothing.
@@ -76,7 +77,7 @@ def _picture_flaw(path: Path) -> str | None:
 
 def _zip_flaw(path: Path) -> str | None:
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             # The end first: a lost member is not among those whose checksums are tested.
             if problem := _end_flaw(stream.fileno(), path.stat().st_size, archive):
                 return problem
