@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 import rle as masks_of  # benchmarks/rle.py, for its masks
 
-from pipeline import tune
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
@@ -33,6 +32,7 @@ from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
 from pipeline.report import sanity
 from pipeline.report.sanity import Note
+from pipeline.tune import stage as tune
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 LOOPED = np.arange(0, 256, 256 / 100)  # 100 thresholds, as levels
@@ -137,7 +137,7 @@ def report(times: dict[str, float]) -> None:
 
 def time_tune(cars: int = 318, views: int = 16, folds: int = 5) -> None:
     """`tune` on the counts of Carvana's 5,088 images, beside its imports."""
-    command = [sys.executable, "-c", "import pipeline.tune"]
+    command = [sys.executable, "-c", "import pipeline.tune.stage"]
     started = time.perf_counter()
     subprocess.run(command, check=True)
     imports = time.perf_counter() - started
@@ -166,7 +166,7 @@ def judged(row: Sample) -> Judged:
     random = np.random.default_rng(len(row.sample_id))
     counts = random.poisson(60, (2, 256)).astype(np.int64)
     counts[0, 0], counts[1, 255] = 1_920_000, 500_000 + random.integers(0, 10_000)
-    return Judged(row, counts, 0.99, Measures(row.sample_id, 0.99, 0.99, 1, 1, 1, 0.01, 1.0))
+    return Judged(row, counts, 0.99, Measures(row.sample_id, 0.99, 1, 1, 1, 0.01, 0.5))
 
 
 # --- submissions

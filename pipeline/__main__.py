@@ -51,7 +51,7 @@ def validate(args: argparse.Namespace) -> None:
 def tune(args: argparse.Namespace) -> None:
     """Choose the threshold on all out-of-fold predictions."""
     recipe = _recipe(args)
-    _verb("tune").run(recipe, _paths(args), _folds(args, recipe))
+    _verb("tune.stage").run(recipe, _paths(args), _folds(args, recipe))
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -52,7 +52,7 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     shown = tqdm(predictions, total=len(rows), desc="validate", unit="img")
     kept.write(paths.oof_levels(fold), key, _kept(shown), len(rows))
     choices = network.description.choices
-    judged = judge.judge_fold(paths, fold, rows, threads, settings.worst, settings.random, choices)
+    judged = judge.judge_fold(paths, fold, rows, threads, settings, choices)
     if masks:
         judge.write_masks(masks, judge.open_levels(paths, fold, rows), rows)
     at = " at 0.5" if classes == 1 else f", mean of {classes} classes"

@@ -27,7 +27,7 @@ def stages(folder: Path, changes: dict, monkeypatch: pytest.MonkeyPatch) -> Plac
     monkeypatch.chdir(folder)
     main(place.arguments(0))
     main(["validate", place.name, "--fold", "0", "--at", f"raw={place.raw}"])
-    main(["tune", place.name])
+    main(["tune", place.name, "--at", f"raw={place.raw}"])
     return place
 
 

@@ -9,6 +9,7 @@ from pipeline.data import samples
 from pipeline.data.samples import Label, Sample
 from pipeline.evaluation import out_of_fold
 from pipeline.evaluation.out_of_fold import Judged
+from pipeline.metrics import boundary
 from pipeline.metrics.dice import count_levels, dice
 from pipeline.paths import Paths
 from pipeline.support.errors import UserError
@@ -29,12 +30,10 @@ def judged(one: Sample) -> Judged:
     levels[50:53, 80:84] = generator.integers(128, 243, (3, 4))  # a speck of its own
     found = out_of_fold.judge_levels(one, levels, truth)
     at_half, true = levels >= 128, truth > 0
-    whole = at_half.copy()
-    whole[50:53, 80:84] = False
     np.testing.assert_array_equal(found.counts, count_levels(levels, truth))
     assert found.measures is not None
     assert found.dice == found.measures.dice == dice(at_half, true)
-    assert found.measures.dice_largest == dice(whole, true) > found.dice
+    assert found.measures.boundary == boundary.compare(at_half, true).distance > 0.5
     assert (found.measures.area, found.measures.true_area) == (1472, 1500)
     assert found.measures.parts == 2
     assert found.measures.uncertain == (40 + 12) / 5400
@@ -47,7 +46,7 @@ def written(tmp_path: Path) -> Paths:
     paths = Paths.of("r", {"samples": tmp_path / "samples.csv", "oof": tmp_path})
     rows = [row("a", 0), row("b", 1), row("c", 0)]
     samples.write(paths.samples, rows)
-    out_of_fold.write(paths, 0, [judged(rows[0]), judged(rows[2])])
+    out_of_fold.write(paths, 0, [judged(rows[0]), judged(rows[2])], "the epoch")
     out_of_fold.write(paths, 1, [judged(rows[1])])
     return paths
 
@@ -61,7 +60,9 @@ def test_what_is_written_is_read_in_the_order_of_folds(written: Paths) -> None:
     assert found.measures[1].dice == expected.dice
     assert found.measures[1].uncertain == pytest.approx(52 / 5400, abs=1e-6)
     assert found.names == ["background", "foreground"]
-    assert len(out_of_fold.read(written, [1]).rows) == 1
+    assert found.choices == "the epoch", "of one fold is of all"
+    (alone,) = out_of_fold.read(written, [1]).rows
+    assert alone.sample_id == "b" and out_of_fold.read(written, [1]).choices == ""
 
 
 def test_several_classes_are_counted_by_class(tmp_path: Path) -> None:

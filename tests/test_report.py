@@ -19,7 +19,6 @@ from pages import Opened, looked_at
 from PIL import Image
 from playwright.sync_api import Browser
 
-from pipeline import tune
 from pipeline.__main__ import main
 from pipeline.data import samples
 from pipeline.data.rows import HEADER
@@ -29,8 +28,9 @@ from pipeline.evaluation.out_of_fold import Judged, Measures
 from pipeline.masks import rle
 from pipeline.metrics.dice import count_levels
 from pipeline.paths import Paths
-from pipeline.recipe.schema import Tune
+from pipeline.recipe.schema import CleanUp, Tune
 from pipeline.support import pictures
+from pipeline.tune import stage as tune
 from sample import archives
 
 REAL = Path(
@@ -126,7 +126,7 @@ def write_out_of_fold(
         noise = generator.normal(0, 20 + int(row.group), truth.shape)
         levels = np.clip(np.where(truth, 190, 70) + noise, 0, 255).astype(np.uint8)
         half = float(2 * (truth & (levels >= 128)).sum() / (truth.sum() + (levels >= 128).sum()))
-        measures = Measures(row.sample_id, half, half, 900, 1000, int(row.group) + 1, 0.05, 1.5)
+        measures = Measures(row.sample_id, half, 900, 1000, int(row.group) + 1, 0.05, 1.5)
         judged.append(Judged(row, count_levels(levels, truth), half, measures))
     paths = Paths.of(
         "tiny",
@@ -138,8 +138,11 @@ def write_out_of_fold(
     )
     for fold in range(FOLDS):
         out_of_fold.write(paths, fold, [one for one in judged if one.row.fold == fold])
-    settings = Tune(threshold="auto", bootstrap=100, seed=0)
-    tune.write(paths, tune.choose_threshold(out_of_fold.read(paths, range(FOLDS)), settings))
+    off = {"keep_largest": False, "drop_specks": "none", "close": "none", "fill_holes": "none"}
+    settings = Tune(threshold="auto", clean_up=CleanUp(**off), bootstrap=100, seed=0)
+    found = out_of_fold.read(paths, range(FOLDS))
+    level, _ = tune.choose_level(found, settings)
+    tune.write(paths, tune.score_masks(found, settings, level))
     layers = [
         pictures.picture("", "worst", image, shifted(mask, 3 * i), mask)
         for i, (image, mask) in enumerate(pairs)
@@ -522,12 +525,14 @@ def test_nothing_found_is_no_finding(finished: Path, tmp_path: Path) -> None:
     notes = "".join(f"{name},{usual.sum()},0.01,\n" for name in names)
     (folder / "submission/masks.csv").write_text(f"img,area,disagreement,error\n{notes}")
     metrics = json.loads((folder / "eval/metrics.json").read_text())
-    none = {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0, "gain_largest": 1e-7}
+    none = {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0, "flatters": True}
+    none["chosen_on_held_out"] = "the epoch"
     (folder / "eval/metrics.json").write_text(json.dumps(metrics | none))
     run_stage(folder)
     text = (folder / "eval/report.html").read_text()
     assert "None of 4 masks is unusual" in text and "<dd>nothing</dd>" in text
-    assert text.count("<dd>no difference</dd>") == 2
+    assert text.count("<dd>no difference</dd>") == 1
+    assert "This score flatters" in text and "the epoch" in text
     for wrong in ("deserve", "Unusual masks", "0.000000", "Where it fails", "To look at</h"):
         assert wrong not in text
     assert (folder / "eval/sanity.csv").read_text().count("\n") == 1

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import tune
 from pipeline.data.samples import Label, Sample
 from pipeline.evaluation.out_of_fold import Measures, OutOfFold
 from pipeline.levels import scale
@@ -14,6 +13,7 @@ from pipeline.metrics import classes
 from pipeline.metrics.dice import count_levels, dice
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Tune
+from pipeline.tune import stage as tune
 
 
 def rows(cars: int = 6, views: int = 4, folds: int = 3) -> list[Sample]:
@@ -38,12 +38,19 @@ def counted(probabilities: list[np.ndarray], truths: list[np.ndarray]) -> np.nda
     return np.stack([count_levels(scale.of(probability), truth) for probability, truth in pairs])
 
 
-def tuned(
-    table: list[Sample], counts: np.ndarray, threshold: object = "auto", largest: float = 0.0
-) -> tune.Tuned:
-    measures = [Measures(row.sample_id, 0.5, largest, 10, 10, 1, 0.1, 1.0) for row in table]
-    settings = Tune.model_validate({"threshold": threshold, "bootstrap": 300, "seed": 0})
-    return tune.choose_threshold(OutOfFold(table, counts, measures), settings)
+OFF = {"keep_largest": False, "drop_specks": "none", "close": "none", "fill_holes": "none"}
+
+
+def settings(threshold: object = "auto", **clean_up: object) -> Tune:
+    given = {"threshold": threshold, "clean_up": OFF | clean_up, "bootstrap": 300, "seed": 0}
+    return Tune.model_validate(given)
+
+
+def tuned(table: list[Sample], counts: np.ndarray, threshold: object = "auto") -> tune.Tuned:
+    measures = [Measures(row.sample_id, 0.5, 10, 10, 1, 0.1, 2.5) for row in table]
+    found = OutOfFold(table, counts, measures)
+    level, _ = tune.choose_level(found, settings(threshold))
+    return tune.score_masks(found, settings(threshold), level)
 
 
 def test_a_threshold_that_is_not_half_is_found() -> None:
@@ -80,12 +87,6 @@ def test_an_interval_covers_the_best_threshold_of_cars_that_differ() -> None:
     assert (fixed.threshold_low, fixed.threshold_high) == (
         result.threshold_low, result.threshold_high,
     ), "where the best one lies does not depend on the one that is used"  # fmt: skip
-
-
-def test_the_gain_of_the_largest_part_is_told() -> None:
-    table = rows()
-    found = tuned(table, counted(*maps(len(table), best=0.5)), largest=0.75)
-    assert found.result.gain_largest == pytest.approx(0.75 - found.images["dice_at_half"].mean())
 
 
 def test_scores_are_those_of_the_maps_themselves() -> None:
@@ -141,7 +142,7 @@ def of_classes(groups: list[str], folds: list[int]) -> OutOfFold:
 
 def test_figures_of_classes_are_means_over_images() -> None:
     given = of_classes([str(k) for k in range(12)], [0, 1] * 6)
-    found = tune.score_classes(given, Tune(threshold="auto", bootstrap=200, seed=0))
+    found = tune.score_classes(given, settings())
     result = found.result
     accuracy, by_class, iou = classes.scores(given.counts)
     assert result.threshold is None
@@ -166,9 +167,8 @@ def test_figures_of_classes_are_means_over_images() -> None:
 
 def test_intervals_of_classes_are_over_groups() -> None:
     """The same images in two groups say less than in twelve."""
-    settings = Tune(threshold="auto", bootstrap=200, seed=0)
-    few = tune.score_classes(of_classes(["a"] * 6 + ["b"] * 6, [0] * 12), settings).result
-    one = tune.score_classes(of_classes(["a"] * 12, [0] * 12), settings).result
+    few = tune.score_classes(of_classes(["a"] * 6 + ["b"] * 6, [0] * 12), settings()).result
+    one = tune.score_classes(of_classes(["a"] * 12, [0] * 12), settings()).result
     assert few.accuracy_low < few.accuracy < few.accuracy_high
     assert one.accuracy_low == one.accuracy_high == pytest.approx(one.accuracy)
 

@@ -17,6 +17,7 @@ from pipeline.levels import scale
 from pipeline.levels.kept import Image, Kept
 from pipeline.masks import rle
 from pipeline.paths import Paths
+from pipeline.recipe.schema import Validate
 from pipeline.support import concurrency, files, pictures
 from pipeline.support.arrays import UInt8
 from pipeline.support.pictures import Kind, Picture, encode_jpeg
@@ -43,19 +44,13 @@ def true_classes(archives: Archives, row: Sample) -> UInt8:
 
 
 def judge_fold(
-    paths: Paths,
-    fold: int,
-    rows: Sequence[Sample],
-    threads: int,
-    worst: int,
-    random: int,
-    choices: str,
+    paths: Paths, fold: int, rows: Sequence[Sample], threads: int, settings: Validate, choices: str
 ) -> list[Judged]:
     """Compare the kept levels of a fold's images with their true masks; write all there is.
 
     Args:
+        settings: say how many images are drawn: those of the lowest Dice, and others.
         choices: what training has chosen by these images, see `OutOfFold`.
-        worst, random: how many images are drawn: those of the lowest Dice, and others.
     """
     kept, archives = open_levels(paths, fold, rows), Archives(paths.raw)
 
@@ -69,7 +64,7 @@ def judge_fold(
     by_id = {row.sample_id: row for row in rows}
     images = tqdm(kept.images(), total=len(rows), desc="compare", unit="img")
     judged = list(concurrency.ordered(judge, images, max(1, threads)))
-    _draw(paths, fold, kept, judged, worst, random)
+    _draw(paths, fold, kept, judged, settings)
     out_of_fold.write(paths, fold, judged, choices)
     return judged
 
@@ -85,13 +80,14 @@ def write_masks(path: Path, kept: Kept, rows: Sequence[Sample]) -> None:
 
 
 def _draw(
-    paths: Paths, fold: int, kept: Kept, judged: Sequence[Judged], worst: int, random: int
+    paths: Paths, fold: int, kept: Kept, judged: Sequence[Judged], settings: Validate
 ) -> None:
     """Write an overlay an image, named by kind and rank, and the gallery of their layers.
 
     They show the foreground; with several classes, all but the first: the name says `not-<it>`.
     """
-    chosen = pictures.choose([one.dice for one in judged], worst, random, fold)
+    scores = [one.dice for one in judged]
+    chosen = pictures.choose(scores, settings.worst, settings.random, fold)
     kinds = [kind for _, kind in chosen]
     rows = [judged[index].row for index, _ in chosen]
     archives, folder = Archives(paths.raw), paths.overlays(fold)

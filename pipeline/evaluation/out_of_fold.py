@@ -42,15 +42,13 @@ _DAMAGE = (
 class Measures:
     """One image of one class, its prediction cut at 0.5, at full resolution.
 
-    `dice_largest` is the Dice of the prediction's largest connected part alone. `area` and
-    `true_area` are foreground pixels, `parts` the number of connected parts predicted,
+    `area` and `true_area` are foreground pixels, `parts` the number of connected parts predicted,
     `uncertain` the share of pixels (0..1) with a probability of 0.05 to 0.95 (`UNCERTAIN`),
-    `boundary` how many pixels its boundary lies from the true one, see `pipeline.metrics.boundary`.
+    `boundary` how far the boundary lies from the true one, see `pipeline.metrics.boundary`.
     """
 
     sample_id: str
     dice: float
-    dice_largest: float
     area: int
     true_area: int
     parts: int
@@ -117,29 +115,19 @@ def judge_classes(row: Sample, prediction: UInt8, truth: UInt8) -> Judged:
 
 
 def _measure(row: Sample, counts: Int64, score: float, mask: Mask, truth: UInt8) -> Measures:
-    prediction = runs.of_mask(mask)
-    found = parts.measure(prediction, row.width)
-    alone = score
-    if found.count > 1:
-        alone = runs.dice(parts.largest_runs(prediction, row.width), runs.of_mask(truth))
     return Measures(
         sample_id=row.sample_id,
         dice=score,
-        dice_largest=alone,
-        area=found.area,
+        area=int(counts[:, HALF:].sum()),
         true_area=int(counts[1].sum()),
-        parts=found.count,
+        parts=parts.measure(runs.of_mask(mask), row.width).count,
         uncertain=float(counts[:, UNCERTAIN].sum() / counts.sum()),
         boundary=boundary.compare(mask, truth > 0).distance,
     )
 
 
 def write(paths: Paths, fold: int, judged: Sequence[Judged], choices: str = "") -> None:
-    """Write counts and measures of a fold's images, each in one step.
-
-    Args:
-        choices: see `OutOfFold`; whoever reads the counts is told.
-    """
+    """Write counts and measures of a fold's images, each in one step; see `OutOfFold`."""
     ids = [one.row.sample_id for one in judged]
     counts = np.stack([one.counts for one in judged])
     with files.written_whole(paths.counts(fold)) as temporary, temporary.open("wb") as stream:
@@ -162,17 +150,16 @@ def read(paths: Paths, folds: Sequence[int]) -> OutOfFold:
         UserError: a file of a fold is missing, damaged, or not of its images.
     """
     every = samples.read(paths.samples)
-    rows, counts, measures, choices = [], [], [], []
+    rows, counts, measures, choices = [], [], [], set()
     for fold in folds:
         some = held_out(every, fold, paths.samples)
         rows += some
-        of_fold, chosen = _read_counts(paths.counts(fold), some)
-        counts.append(of_fold)
-        choices += [chosen] if chosen else []
+        counted, choice = _read_counts(paths.counts(fold), some)
+        counts.append(counted)
+        choices.add(choice)
         if some[0].classes == 1:
             measures += _read_measures(paths.measures(fold), some)
-    every_choice = ", ".join(dict.fromkeys(choices))
-    return OutOfFold(rows, np.concatenate(counts), measures, every_choice)
+    return OutOfFold(rows, np.concatenate(counts), measures, ", ".join(sorted(choices - {""})))
 
 
 def held_out(every: Sequence[Sample], fold: int, where: Path) -> list[Sample]:
@@ -191,7 +178,6 @@ def held_out(every: Sequence[Sample], fold: int, where: Path) -> list[Sample]:
 
 
 def _read_counts(path: Path, rows: Sequence[Sample]) -> tuple[Int64, str]:
-    """A fold's counts, and what its score has chosen."""
     try:
         with path.open("rb") as stream, np.load(stream) as content:
             counts, ids = content["counts"], content["sample_id"].tolist()
@@ -208,8 +194,7 @@ def _read_counts(path: Path, rows: Sequence[Sample]) -> tuple[Int64, str]:
             f"{path}: found counts of {counts.dtype} {counts.shape}, expected integers {shape}; "
             f"{_ADVICE}"
         )
-    found: Int64 = counts.astype(np.int64, copy=False)
-    return found, choices
+    return counts.astype(np.int64, copy=False), choices
 
 
 def _read_measures(path: Path, rows: Sequence[Sample]) -> list[Measures]:

@@ -494,10 +494,26 @@ class Validate(Section):
     random: Number  # others drawn per fold, for comparison
 
 
+Pixels = Literal["none", "auto"] | Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class CleanUp(Section):
+    """Repairs of masks; `auto` makes one, of the best size, only where the gain is beyond doubt."""
+
+    keep_largest: Literal["auto"] | bool  # the largest connected part alone
+    drop_specks: Pixels  # parts at least so far away from the largest one
+    close: Literal["none", "auto"] | Annotated[int, Field(ge=1, le=100)]  # deep gaps, half as wide
+    fill_holes: Pixels  # of at most so many pixels
+
+
 class Tune(Section):
-    """How the threshold is chosen. Of several classes there is none, and that key does nothing."""
+    """How masks are made of probabilities. Of several classes the most probable one wins.
+
+    `threshold` and `clean_up` do nothing there.
+    """
 
     threshold: Literal["auto"] | Annotated[float, Field(ge=1 / 256, lt=1)]
+    clean_up: CleanUp
     bootstrap: Annotated[int, Field(ge=1, le=100_000)]  # resamples of cars; 2 KB of memory each
     seed: Seed
 

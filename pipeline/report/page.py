@@ -119,8 +119,7 @@ def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, s
              f"the best lies from {between('threshold', '{:.3f}'.format)}"),
             ("Against 0.5", _difference(metrics["gain"], metrics["gain_low"], metrics["gain_high"]),
              f"{between('gain', _signed)}; {chosen}"),
-            ("Largest part alone", _difference(metrics["gain_largest"]),
-             "what dropping all other parts adds at 0.5"),
+            ("Clean-up", *_clean_up(metrics["repairs"])),
             ("Worst image", f"{metrics['worst']:.5f}",
              f"Dice at 0.5 over all: {metrics['dice_at_half']:.5f}"),
             ("Precision", f"{precision:.5f}", "of what is predicted, the share that is true"),
@@ -131,6 +130,20 @@ def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, s
         ]  # fmt: skip
         tiles.append(_submitted_tile(submission))
     return tiles
+
+
+def _clean_up(repairs: dict[str, Any]) -> tuple[str, str]:
+    """The repairs that masks get, and what each that was tried adds to the Dice."""
+    if not repairs:
+        return "none", "no repair of masks was tried"
+    names = {name: name.replace("_", " ") for name in repairs}
+    made = [names[name] for name, one in repairs.items() if one["accepted"]]
+    each = [
+        f"{names[name]}: "
+        + _difference(one["gain"] if one["honest_gain"] is None else one["honest_gain"])
+        for name, one in repairs.items()
+    ]
+    return ", ".join(made) or "none", "what each adds, judged on other folds: " + ", ".join(each)
 
 
 def _submitted_tile(submission: Submission | None) -> tuple[str, str, str]:

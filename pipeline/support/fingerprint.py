@@ -19,7 +19,7 @@ CODE = {
     "split": ("split.py", "data", "sources"),
     "train": ("train", "augmentation.py", "data", "levels", "metrics", "networks"),
     "validate": ("validate.py", "data", "evaluation", "levels", "masks", "metrics", "networks"),
-    "tune": ("tune.py", "data", "evaluation", "levels", "masks", "metrics"),
+    "tune": ("tune", "data", "evaluation", "levels", "masks", "metrics"),
     "predict": ("predict", "data", "evaluation", "levels", "masks", "networks"),
     "report": ("report", "data", "evaluation", "levels", "masks", "metrics"),
 }

@@ -1,4 +1,4 @@
-"""Stage `tune`: the threshold with the best out-of-fold Dice, and what it is worth.
+"""Stage `tune`: the threshold with the best out-of-fold Dice, the repairs that gain, their worth.
 
 Of several classes the most probable one wins: there is no threshold to choose, only scores.
 """
@@ -29,27 +29,30 @@ from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe, Tune
 from pipeline.support import files
 from pipeline.support.arrays import Float64
+from pipeline.tune import repairs
+from pipeline.tune.repairs import Choice, Gain
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What out-of-fold predictions say about the score of a submission.
 
-    `threshold` is `level`/256; the best one lies from `threshold_low` to `threshold_high`.
-    `dice` is the mean over images at that threshold, `gain` that minus the Dice at 0.5. Low and
-    high are 95 % intervals from resampling groups; a gain whose interval holds 0 is no
-    reason to leave 0.5. The threshold is chosen on the images it is scored on, so `gain`
-    flatters: `honest_gain` chooses it for each fold on the other folds (None with one fold).
-    `gain_largest` is what keeping each mask's largest part alone adds at 0.5. `worst` is the
-    lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
-    foreground) are means over images at the threshold; `dice_flattened` pools all
-    pixels, see `pipeline.metrics.dice.flattened_dice`. `clean_up` are the repairs that masks
-    get after the threshold.
+    `threshold` is `level`/256; the best one lies from `threshold_low` to `threshold_high`, without
+    a clean-up. `clean_up` are the repairs that masks get after the threshold, `repairs` what each
+    that was tried would bring. `dice` is the mean over images of the masks that would be
+    submitted, `gain` that minus the Dice at 0.5 without repairs. Low and high are 95 % intervals
+    from resampling groups; a gain whose interval holds 0 is no reason to leave 0.5. The
+    threshold is chosen on the images it is scored on, so `gain` flatters: `honest_gain`, of the
+    threshold alone, chooses it for each fold on the other folds (None with one fold). `worst` is
+    the lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
+    foreground) are means over images; `dice_flattened` pools all pixels, see
+    `pipeline.metrics.dice.flattened_dice`.
     """
 
     threshold: float
     level: int
     clean_up: CleanUp
+    repairs: dict[str, Gain]
     threshold_low: float
     threshold_high: float
     dice: float
@@ -60,7 +63,6 @@ class Result:
     gain_low: float
     gain_high: float
     honest_gain: float | None
-    gain_largest: float
     worst: float
     images: int
     groups: int
@@ -121,8 +123,12 @@ class Tuned(NamedTuple):
 def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
     """Tune one recipe on the held-out images of `folds`."""
     found = out_of_fold.read(paths, folds)
-    one_class = len(found.names) == 2
-    tuned = (choose_threshold if one_class else score_classes)(found, recipe.tune)
+    if len(found.names) == 2:
+        level, by_fold = choose_level(found, recipe.tune)
+        repaired = repairs.choose(found, paths, recipe.tune, level, by_fold)
+        tuned = score_masks(found, recipe.tune, level, repaired)
+    else:
+        tuned = score_classes(found, recipe.tune)
     write(paths, tuned)
     print(tuned.line)
     if tuned.choices:
@@ -144,64 +150,92 @@ def write(paths: Paths, tuned: Tuned) -> None:
     files.write_text(paths.metrics, values + "\n")
 
 
-def choose_threshold(found: OutOfFold, settings: Tune) -> Tuned:
-    """Score every threshold on the counts of one class, and choose one.
+def choose_level(found: OutOfFold, settings: Tune) -> tuple[int, dict[int, int]]:
+    """The level of the threshold, and for each fold the one that is best on the other folds.
 
     A threshold that is set, not `auto`, is rounded to a multiple of 1/256, the resolution of the
-    counts.
+    counts, and is that of each fold too. With one fold there are no other folds.
     """
-    counts, folds = found.counts, found.folds
+    scores, folds = dice_by_threshold(found.counts), found.folds
+    several = sorted(set(folds.tolist()))
+    if len(several) < 2:
+        several = []
+    if settings.threshold != "auto":
+        level = scale.nearest(settings.threshold)
+        return level, dict.fromkeys(several, level)
+    by_fold = {fold: best_threshold(scores[folds != fold].mean(axis=0)) for fold in several}
+    return best_threshold(scores.mean(axis=0)), by_fold
+
+
+def score_masks(
+    found: OutOfFold, settings: Tune, level: int, repaired: Choice = repairs.NONE
+) -> Tuned:
+    """Score the masks of one class at a level with their repairs, at all others without."""
+    counts, folds, measures = found.counts, found.folds, found.measures
     scores = dice_by_threshold(counts)  # N, 256
     mean = scores.mean(axis=0)
-    automatic = settings.threshold == "auto"
-    level = best_threshold(mean) if automatic else scale.nearest(float(settings.threshold))
-    drawn = resample_groups(scores, found.groups, settings.bootstrap, settings.seed)
-    dice_low, dice_high = interval(drawn[:, level])
-    gain_low, gain_high = interval(drawn[:, level] - drawn[:, HALF])
+    pixels = classes.at_level(counts, level) if repaired.counts is None else repaired.counts
+    at_level = classes.scores(pixels)
+    dice = at_level.dice[:, 1]
+    gain = dice - scores[:, HALF]
+    # Together with the thresholds, so that all are of the same draws.
+    drawn = resample_groups(
+        np.column_stack([scores, dice, gain]), found.groups, settings.bootstrap, settings.seed
+    )
+    dice_low, dice_high = interval(drawn[:, LEVELS])
+    gain_low, gain_high = interval(drawn[:, LEVELS + 1])
     # Sums of drawn groups round differently at levels that are equal: that is no best level.
-    low, high = interval(np.array([best_threshold(curve) for curve in drawn.round(12)]))
-    at_level = classes.scores(classes.at_level(counts, level))
-    largest = np.array([one.dice_largest for one in found.measures])
+    low, high = interval(np.array([best_threshold(curve) for curve in drawn[:, :LEVELS].round(12)]))
     result = Result(
         threshold=level / LEVELS,
         level=level,
-        clean_up=CleanUp(),
+        clean_up=repaired.clean_up,
+        repairs=repaired.gains,
         threshold_low=low / LEVELS,
         threshold_high=high / LEVELS,
-        dice=float(mean[level]),
+        dice=float(dice.mean()),
         dice_low=dice_low,
         dice_high=dice_high,
         dice_at_half=float(mean[HALF]),
-        gain=float(mean[level] - mean[HALF]),
+        gain=float(gain.mean()),
         gain_low=gain_low,
         gain_high=gain_high,
         honest_gain=honest_gain(scores, folds),
-        gain_largest=float((largest - scores[:, HALF]).mean()),
-        worst=float(scores[:, level].min()),
+        worst=float(dice.min()),
         images=len(scores),
         groups=len(set(found.groups)),
         folds=len(set(folds)),
-        dice_by_fold=_by_fold(scores[:, level], folds),
+        dice_by_fold=_by_fold(dice, folds),
         accuracy=float(at_level.accuracy.mean()),
         iou=float(at_level.iou[:, 1].mean()),
         dice_flattened=flattened_dice(counts),
     )
     images = breakdown.places(found.rows).assign(
-        dice=scores[:, level],
+        dice=dice,
         dice_at_half=scores[:, HALF],
-        area=counts[:, :, level:].sum(axis=(1, 2)),
-        true_area=counts[:, 1].sum(axis=1),
-        parts=[one.parts for one in found.measures],
-        uncertain=[one.uncertain for one in found.measures],
-        dice_largest_at_half=largest,
+        area=pixels[:, :, 1].sum(axis=1),
+        true_area=pixels[:, 1].sum(axis=1),
+        parts=[one.parts for one in measures],
+        uncertain=[one.uncertain for one in measures],
+        boundary=[one.boundary for one in measures],
     )
     line = (
         f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
         f"({dice_low:.5f} to {dice_high:.5f}), {result.gain:+.6f} against 0.5 "
         f"({gain_low:+.6f} to {gain_high:+.6f})"
     )
+    line += "".join(_tell_repair(name, gain) for name, gain in repaired.gains.items())
     curve = pd.DataFrame({"threshold": np.arange(LEVELS) / LEVELS, "dice": mean})
     return Tuned(result, line, images, curve, ["dice_at_half"], found.choices)
+
+
+def _tell_repair(name: str, gain: Gain) -> str:
+    does = "is made" if gain.accepted else "is left out"
+    size = "" if name == "keep_largest" else f" {gain.size}"
+    honest = "one fold cannot tell"
+    if gain.honest_gain is not None:
+        honest = f"{gain.honest_gain:+.6f} ({gain.honest_low:+.6f} to {gain.honest_high:+.6f})"
+    return f"\nclean-up {name}{size} {does}: {honest}"
 
 
 def honest_gain(scores: Float64, folds: np.ndarray) -> float | None:
