@@ -94,6 +94,11 @@ def preview(args: argparse.Namespace) -> None:
     _verb("preview.stage").run(_recipe(args), _paths(args), args.out)
 
 
+def new(args: argparse.Namespace) -> None:
+    """Look at your own images and masks, and write a recipe for them."""
+    _verb("new").run(args.recipe, args.images, args.masks)
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse now what a stage would refuse later: settings, network, folds, data, account."""
     _verb("check").run([args.recipe] if args.recipe else [], dict(args.at))
@@ -223,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     one = _add(verbs, preview)
     one.add_argument("--out", type=Path, metavar="FILE", help="the page, if not beside the report")
+    one = _add(verbs, new)
+    one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or a .zip")
+    one.add_argument("--masks", type=Path, required=True, help="their masks, of the same names")
     _add(verbs, check, "optional")
     _add(verbs, status, "none")
     return parser

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.data import samples
 from pipeline.paths import PARAMS, Paths, recipe_file
 from pipeline.recipe import read
-from pipeline.recipe.schema import Competition, Dataset, Recipe
+from pipeline.recipe.schema import Competition, Dataset, Folders, Recipe
 from pipeline.support import files
 from pipeline.support.errors import UserError
 
@@ -127,6 +127,11 @@ def _machine(recipe: Recipe) -> str:
 
 def _archives(recipe: Recipe, paths: Paths) -> str:
     wanted = recipe.download
+    if isinstance(wanted, Folders):
+        for key, place in (("images", wanted.images), ("masks", wanted.masks)):
+            if not Path(place).expanduser().exists():
+                raise UserError(f"download.{key}: {place}: no such folder or zip; correct it")
+        return f"images of {wanted.images}, masks of {wanted.masks}"
     if not isinstance(wanted, Competition | Dataset):
         return "archives are drawn here, no account is needed"
     missing = [

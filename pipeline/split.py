@@ -15,7 +15,16 @@ from pipeline.data.archives import Archives, DamagedMemberError, MissingMemberEr
 from pipeline.data.images import BadImageError, decode_mask, read_size
 from pipeline.data.samples import NO_FOLD, Entry, Sample
 from pipeline.paths import Paths
-from pipeline.recipe.schema import ByGroup, ByGroupOnce, FirstImages, Recipe, Split
+from pipeline.recipe.schema import (
+    ByGroup,
+    ByGroupOnce,
+    FirstImages,
+    FolderSource,
+    Recipe,
+    Source,
+    Split,
+)
+from pipeline.sources import folders
 from pipeline.support.arrays import Size
 from pipeline.support.errors import UserError
 
@@ -174,17 +183,29 @@ def _mask_of(entry: Entry, archives: Archives) -> bytes:
         ) from None
 
 
-def run(recipe: Recipe, paths: Paths) -> None:
-    """Write `samples.csv` from the archives of one recipe."""
-    source = importlib.import_module(f"pipeline.sources.{recipe.split.source}")
-    archives = Archives(paths.raw)
-    entries = source.read_entries(archives)
+def read_entries(source: Source, archives: Archives) -> list[Entry]:
+    """What the recipe's source knows of its images.
+
+    Raises:
+        UserError: something is missing, or there is no training image.
+    """
+    if isinstance(source, FolderSource):
+        entries = folders.read_entries(archives, source)
+    else:
+        entries = importlib.import_module(f"pipeline.sources.{source}").read_entries(archives)
     if not any(entry.split == "train" for entry in entries):
         raise UserError(
-            f"{paths.raw}: split.source: {recipe.split.source} found no training image; the "
-            f"folder holds {archives.glimpse()}; expected names as pipeline/sources/"
-            f"{recipe.split.source}.py looks for: correct it, or the archive"
+            f"{archives.folder}: split.source: {source} found no training image; the folder holds "
+            f"{archives.glimpse()}; expected names as pipeline/sources/{source}.py looks for: "
+            f"correct it, or the archive"
         )
+    return entries
+
+
+def run(recipe: Recipe, paths: Paths) -> None:
+    """Write `samples.csv` from the archives of one recipe."""
+    archives = Archives(paths.raw)
+    entries = read_entries(recipe.split.source, archives)
     rows = split(entries, archives, recipe.split)
     samples.write(paths.samples, rows)
     print(_summary(rows))

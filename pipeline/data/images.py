@@ -10,16 +10,16 @@ import re
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.archives import Archives
-from pipeline.data.samples import Sample
+from pipeline.data.samples import COLOR, Sample, shown
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 
@@ -32,6 +32,7 @@ JPEG_SCAN = b"\xff\xda"  # the start of one; a progressive picture has several
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)  # of these, it knows the format
 
 
+_ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's modes of whole numbers
 _VALUES_SHOWN = 6  # of a mask, in an error
 
 
@@ -160,12 +161,13 @@ def _decode_other(data: bytes, size: Size, name: str) -> UInt8:
 def decode_mask(
     data: bytes, size: Size, name: str, values: Sequence[int], advice: str = ""
 ) -> UInt8:
-    """Decode a mask whose palette indices (or grey levels) are `values`, one a class.
+    """Decode a mask whose palette indices, grey levels or colors are `values`, one a class.
 
     Pillow's palette mode gives the indices themselves; OpenCV's GIF reader returns other
     values in other versions.
 
     Args:
+        values: all below 65,536, or all colors, see `pipeline.data.samples.Label`.
         advice: why it must have this size and what to do, where it has not.
 
     Returns:
@@ -174,30 +176,68 @@ def decode_mask(
     Raises:
         BadImageError: it does not decode, has another size, or other values.
     """
-    with opened(data, name) as image:
-        mode, pixels = image.mode, np.asarray(image)
-    if mode not in ("1", "L", "P"):
-        raise BadImageError(f"{name}: found mode {mode}, {_expected(values)}")
-    mask = pixels.astype(np.uint8, copy=False)
-    _check_size((mask.shape[0], mask.shape[1]), size, name, advice)
-    if tuple(values) != tuple(range(len(values))):
-        index_of = np.full(256, 255, np.uint8)
-        index_of[list(values)] = range(len(values))
-        mask = index_of[mask]
+    pixels = mask_values(data, name, colored=max(values) >= COLOR)
+    if pixels is None:
+        raise BadImageError(f"{name}: found several channels, {_expected(values)}")
+    _check_size((pixels.shape[0], pixels.shape[1]), size, name, advice)
+    if pixels.dtype == np.uint8 and tuple(values) == tuple(range(len(values))):
+        mask = pixels.astype(np.uint8, copy=False)
+    else:
+        mask = _indices(pixels, values)
     if mask.max(initial=0) >= len(values):
         others = sorted(set(np.unique(pixels).tolist()) - set(values))
-        shown = ", ".join(map(str, others[:_VALUES_SHOWN]))
+        said = ", ".join(map(shown, others[:_VALUES_SHOWN]))
         more = f" and {len(others) - _VALUES_SHOWN} more" if len(others) > _VALUES_SHOWN else ""
         raise BadImageError(
-            f"{name}: found pixels of {shown}{more}, {_expected(values)} if those are classes, "
-            f"give each a Label in the recipe's source (pipeline/sources/)"
+            f"{name}: found pixels of {said}{more}, {_expected(values)} if those are classes, "
+            f"give each a Label in the recipe's source (pipeline/sources/), or a name in "
+            f"split.source.classes"
         )
     return mask
 
 
+def mask_values(data: bytes, name: str, colored: bool) -> NDArray[np.integer[Any]] | None:
+    """The values of a mask's pixels (H, W), as `Label` counts them.
+
+    Args:
+        colored: whether they are colors, which a palette or grey levels stand for as well.
+
+    Returns:
+        None where there are several channels although they are not to be colors.
+
+    Raises:
+        BadImageError: it does not decode.
+    """
+    with opened(data, name) as image:
+        if colored:
+            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
+            packed: NDArray[np.int32] = COLOR + (red << 16) + (green << 8) + blue
+            return packed
+        if image.mode not in _ONE_CHANNEL:
+            return None
+        pixels = np.asarray(image)
+    return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+
+
+def _indices(pixels: NDArray[np.integer[Any]], values: Sequence[int]) -> UInt8:
+    """The position in `values` of each pixel's value, 255 for others."""
+    if pixels.dtype == np.uint8:
+        index_of = np.full(256, 255, np.uint8)
+        for index, value in enumerate(values):
+            if value < 256:
+                index_of[value] = index
+        found: UInt8 = index_of[pixels]
+        return found
+    mask = np.full(pixels.shape, 255, np.uint8)
+    for index, value in enumerate(values):
+        mask[pixels == value] = index
+    return mask
+
+
 def _expected(values: Sequence[int]) -> str:
-    *first, last = map(str, values)
-    return f"expected one channel of {', '.join(first)} and {last}; is it a mask?"
+    *first, last = map(shown, values)
+    what = "colors" if max(values) >= COLOR else "one channel"
+    return f"expected {what} of {', '.join(first)} and {last}; is it a mask?"
 
 
 def resize_image(
@@ -228,7 +268,7 @@ def soft_target(mask: UInt8, size: Size, classes: int) -> UInt8:
     return np.stack([_shares(mask == index, size) for index in range(classes)], axis=-1)
 
 
-def _shares(inside: UInt8 | npt.NDArray[np.bool_], size: Size) -> UInt8:
+def _shares(inside: UInt8 | NDArray[np.bool_], size: Size) -> UInt8:
     whole = inside.astype(np.uint8) * np.uint8(255)
     shares = cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA)
     return shares.astype(np.uint8, copy=False)

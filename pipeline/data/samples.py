@@ -13,8 +13,14 @@ from pipeline.support.errors import UserError
 NO_FOLD = -1
 
 
+COLOR = 1 << 24  # plus 0xRRGGBB: the value of a class that masks show by a color
+
+
 class Label(NamedTuple):
-    """A class: what it is called, and the value its pixels have in mask files."""
+    """A class: what it is called, and the value its pixels have in mask files.
+
+    A value is a grey level or palette index, of 8 or 16 bits, or `COLOR` plus 0xRRGGBB.
+    """
 
     name: str
     value: int
@@ -23,17 +29,35 @@ class Label(NamedTuple):
 BINARY = (Label("background", 0), Label("foreground", 1))
 
 
+def shown(value: int) -> str:
+    """A pixel's value as recipes and tables have it: 255, or #ff0000 for a color."""
+    return f"#{value - COLOR:06x}" if value >= COLOR else str(value)
+
+
+def parsed(text: str) -> int:
+    """The value that `shown` shows.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(text) == 7 and text.startswith("#"):
+        return COLOR + int(text[1:], 16)
+    if not text.isdecimal():
+        raise ValueError("a number, or a color like #ff0000")
+    return int(text)
+
+
 def _written(labels: Iterable[Label]) -> str:
-    return " ".join(f"{label.name}={label.value}" for label in labels)
+    return " ".join(f"{label.name}={shown(label.value)}" for label in labels)
 
 
 @functools.cache
 def _read(cell: str) -> tuple[Label, ...]:
     """The labels of one row; the same object for all rows that have the same ones."""
     words = [word.partition("=") for word in cell.split()]
-    if len(words) < 2 or not all(value.isdecimal() for _, _, value in words):
+    if len(words) < 2:
         raise ValueError("two or more of name=value")
-    return tuple(Label(name, int(value)) for name, _, value in words)
+    return tuple(Label(name, parsed(value)) for name, _, value in words)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,13 +20,16 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline.download import folders
 from pipeline.download.store import Origin
 from pipeline.kaggle.account import connect
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.paths import Paths
-from pipeline.recipe.schema import Competition, Dataset, Recipe, Synthetic
+from pipeline.recipe.schema import Competition, Dataset, Folders, Recipe, Synthetic
 from pipeline.support import files
 from pipeline.support.errors import UserError
+
+Wanted = Synthetic | Competition | Dataset | Folders
 
 SAMPLE = Path("sample")  # a program of its own, in the project's folder
 _VARIABLE = "PIPELINE_DATA"
@@ -34,7 +37,7 @@ _SHOWN = 6  # names of a bundle's members that an error lists
 
 
 def download(
-    wanted: Synthetic | Competition | Dataset,
+    wanted: Wanted,
     places: tuple[Path, Path],
     local: Path | None,
     policy: RetryPolicy,
@@ -59,6 +62,8 @@ def download(
     with files.explained(archives / place), Origin.opened(archives / place, raw) as origin:
         if isinstance(wanted, Synthetic):
             had = _draw(wanted, origin, check)
+        elif isinstance(wanted, Folders):
+            had = folders.bring(wanted, origin, check)
         elif local is not None:
             had = _take(wanted, origin, local / place, check)
         else:
@@ -68,10 +73,12 @@ def download(
         return [origin.link(name) for name in had]
 
 
-def _place(wanted: Synthetic | Competition | Dataset) -> str:
+def _place(wanted: Wanted) -> str:
     """The origin's folder, in `data/archives` as in `$PIPELINE_DATA`."""
     if isinstance(wanted, Synthetic):
         return f"sample/{wanted.train_cars}-{wanted.test_cars}-{wanted.seed}"
+    if isinstance(wanted, Folders):
+        return folders.place(wanted)
     return f"{'datasets' if isinstance(wanted, Dataset) else 'competitions'}/{wanted.slug}"
 
 

@@ -36,7 +36,8 @@ def load(path: Path) -> Recipe:
             names every one of them with what was found and what is allowed.
     """
     recipe = _validated(Recipe, path)
-    _check_source(recipe.split.source, path)
+    source = recipe.split.source
+    _check_source(source if isinstance(source, str) else source.name, path)
     _check_start(recipe.train.weights.init_from, path)
     return recipe
 

@@ -5,6 +5,7 @@ machine and is not. There is no default anywhere: a value that can change a resu
 YAML, where DVC sees it.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -94,7 +95,55 @@ class Dataset(Section):
         return [f"datasets/{self.slug}/{self.slug.partition('/')[2]}.zip"]
 
 
+class Folders(Section):
+    """One's own pictures: two folders, or two zips (or one of both), on this machine."""
+
+    kind: Literal["folders"]
+    images: Annotated[str, Field(min_length=1)]
+    masks: Annotated[str, Field(min_length=1)]
+
+
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # pipeline/sources/<name>.py
+Grey = Annotated[int, Field(ge=0, lt=2**16)]
+Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+
+
+def _one_group(pattern: str) -> str:
+    try:
+        count = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"expected none or a regular expression ({error})") from None
+    if pattern != "none" and count != 1:
+        raise ValueError("expected none, or an expression with one group in round brackets")
+    return pattern
+
+
+class FolderSource(Section):
+    """Images and masks of the same names, in folders or archives; see `pipeline.sources.folders`.
+
+    `pipeline new` writes this section.
+    """
+
+    name: Literal["folders"]
+    mask_ending: Annotated[str, Field(pattern=r"^[^/]*$")]  # of a mask's name after its image's
+    # The part of an image's name that its group is called by; none: each is its own.
+    group: Annotated[str, AfterValidator(_one_group)]
+    # Each class's name and its pixels' value in mask files; the first is the background.
+    classes: dict[Annotated[str, Field(pattern=r"^[^\s=,]+$")], Grey | Color]
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self) -> Self:
+        values = list(self.classes.values())
+        if not 2 <= len(values) <= 256:
+            raise ValueError("classes: expected 2 to 256, the background first")
+        if len(set(values)) < len(values):
+            raise ValueError("classes: two have the same value")
+        if len({type(value) for value in values}) > 1:
+            raise ValueError("classes: expected numbers or colors, not both")
+        return self
+
+
+Source = SourceName | FolderSource
 Fraction = Annotated[float, Field(gt=0, le=1)]  # of the training data to use at all, seeded
 SeveralFolds = Annotated[int, Field(ge=2, le=10**9)]
 OneFold = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take true and 1.0 too
@@ -103,7 +152,7 @@ OneFold = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take true and 1.
 class ByGroup(Section):
     """Whole groups (cars, patients) fall into folds that are alike: the honest way."""
 
-    source: SourceName
+    source: Source
     by: Literal["group"]
     folds: SeveralFolds
     fraction: Fraction  # of the groups
@@ -113,7 +162,7 @@ class ByGroup(Section):
 class ByGroupOnce(Section):
     """One share of the groups, drawn once, is held out; fold 0 is the only fold."""
 
-    source: SourceName
+    source: Source
     by: Literal["group-once"]
     folds: OneFold
     held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the groups
@@ -128,7 +177,7 @@ class ByImage(Section):
     are flattered, and the split stage says so.
     """
 
-    source: SourceName
+    source: Source
     by: Literal["image"]
     folds: SeveralFolds
     fraction: Fraction  # of the images
@@ -141,7 +190,7 @@ class FirstImages(Section):
     Images after those are not used. Groups can straddle, as in `ByImage`.
     """
 
-    source: SourceName
+    source: Source
     by: Literal["first-images"]
     folds: OneFold
     training: Count
@@ -559,7 +608,7 @@ class Runtime(Section):
 class Recipe(Section):
     """One experiment."""
 
-    download: Annotated[Synthetic | Competition | Dataset, Field(discriminator="kind")]
+    download: Annotated[Synthetic | Competition | Dataset | Folders, Field(discriminator="kind")]
     split: Split
     train: Train
     validate_: Annotated[Validate, Field(alias="validate")]
