@@ -244,13 +244,13 @@ def plan(found: Findings, machine: Machine) -> list[Decision]:
         ("train.model.encoder", encoder, f"what {where} trains in a reasonable time"),
         ("train.model.decoder_channels", channels, "to go with it"),
         ("train.classes", classes, "foreground or not" if classes == 1 else "one of these"),
-        ("train.size", list(size), why_size),
+        ("train.phases.0.size", list(size), why_size),
         ("train.resize", "area" if shrinks > 2 else "linear",
          f"images shrink {math.sqrt(max(shrinks, 1)):.1f} times a side"),
         ("train.normalization.mean", found.mean, f"of {min(_MEASURED, len(found.stems))} images"),
         ("train.normalization.std", found.std, "as above"),
-        ("train.epochs", epochs, f"of {steps} steps: {epochs * steps} in all"),
-        ("train.batch_size", batch,
+        ("train.phases.0.epochs", epochs, f"of {steps} steps: {epochs * steps} in all"),
+        ("train.phases.0.batch_size", batch,
          f"{each / 1e6:.0f} MB an image, of {machine.memory / 1e9:.1f} GB free on {where}"),
         ("runtime.workers", min(8, machine.cores - 1) if machine.gpu else 0,
          f"of {machine.cores} cores"),
@@ -366,7 +366,7 @@ def write(name: str, images: Path, masks: Path, decisions: Sequence[Decision]) -
         *places, last = key.split(".")
         section = recipe
         for place in places:
-            section = section[place]
+            section = section[int(place) if place.isdecimal() else place]
         if isinstance(value, list):
             value = CommentedSeq(value)
             value.fa.set_flow_style()

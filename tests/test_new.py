@@ -100,9 +100,10 @@ def test_a_new_recipe_trains_without_an_edit(
     source = recipe.split.source
     assert isinstance(source, FolderSource)
     assert source.classes == classes and source.mask_ending == ending
-    assert recipe.train.size == (64, 96) and recipe.train.batch_size == 2
+    (phase,) = recipe.train.phases
+    assert phase.size == (64, 96) and phase.batch_size == 2 and phase.epochs == 160
     assert recipe.train.classes == (1 if len(classes) == 2 else 3)
-    assert recipe.split.folds == 5 and recipe.train.epochs == 160
+    assert recipe.split.folds == 5
     # As written, but for the time a test has.
     text = (project / "recipes/mine.yaml").read_text()
     assert "epochs: 160" in text and "tensorboard: true" in text
@@ -227,17 +228,19 @@ def decided(found: Findings, machine: Machine) -> dict:
 
 def test_a_gpu_gets_a_larger_network_than_a_cpu() -> None:
     gpu, cpu = decided(FOUND, GPU), decided(FOUND, CPU)
-    assert gpu["train.size"] == [832, 1248] and cpu["train.size"] == [160, 224]
-    assert gpu["train.batch_size"] == 16 and cpu["train.batch_size"] == 8
+    assert gpu["train.phases.0.size"] == [832, 1248] and cpu["train.phases.0.size"] == [160, 224]
+    assert gpu["train.phases.0.batch_size"] == 16 and cpu["train.phases.0.batch_size"] == 8
     assert gpu["train.model.encoder"] == "resnet34"
     assert gpu["runtime.cache"] == "ram" and gpu["runtime.workers"] == 8
 
 
 def test_the_batch_and_then_the_size_shrink_to_the_memory() -> None:
     small = decided(FOUND, dataclasses.replace(GPU, memory=8 << 30))
-    assert small["train.size"] == [832, 1248] and 2 <= small["train.batch_size"] <= 4
+    assert (
+        small["train.phases.0.size"] == [832, 1248] and 2 <= small["train.phases.0.batch_size"] <= 4
+    )
     tiny = decided(FOUND, dataclasses.replace(GPU, memory=2 << 30))
-    assert tiny["train.batch_size"] == 2 and tiny["train.size"][0] < 832
+    assert tiny["train.phases.0.batch_size"] == 2 and tiny["train.phases.0.size"][0] < 832
     with pytest.raises(UserError, match="of free memory, expected more than"):
         decided(FOUND, dataclasses.replace(GPU, memory=1 << 20))
 

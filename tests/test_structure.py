@@ -1,6 +1,7 @@
 """The house keeps its rules: one-way imports, deps by folder, params as read, light starts."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -25,7 +26,8 @@ def place(path: Path) -> str:
     return path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> set[Path]:
+@functools.cache
+def imports(path: Path) -> frozenset[Path]:
     """Project modules that a file imports, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -38,7 +40,7 @@ def imports(path: Path) -> set[Path]:
     found = {path for path in found if path.exists() and (ROOT / "pipeline") in path.parents}
     if 'import_module(f"pipeline.sources.' in path.read_text():
         found |= set((ROOT / "pipeline/sources").glob("[!_]*.py"))
-    return found
+    return frozenset(found)
 
 
 def closure(paths: set[Path]) -> set[Path]:
