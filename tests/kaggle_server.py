@@ -105,6 +105,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     rate: float | None = None  # bytes a second
     drip_at: int | None = None  # from this byte on one comes every hundredth of a second
+    waits: bool = False  # 100 Continue, for ever
     bare_206: bool = False  # 206 without being asked for a part
 
 
@@ -323,6 +324,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             faults = self.server.blob_faults[name]
             fault = faults.pop(0) if faults else Fault()
+        while fault.waits:  # ends when nobody listens any more
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.01)
         if fault.status:
             self._send(fault.status, b"<Error>ExpiredToken</Error>" * 400, fault.headers)
             return

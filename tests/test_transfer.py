@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 from kaggle_server import COMPETITION, Blob, Fault, KaggleServer, noise, zipped
 
 from pipeline.download import store
+from pipeline.kaggle import retry
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.support import files
 from pipeline.support.errors import UserError
@@ -451,3 +452,15 @@ def test_what_a_file_system_refuses_is_one_line(
     with pytest.raises(UserError) as caught:
         fetch(tmp_path / "data")
     assert str(tmp_path / "data") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_header_without_an_end(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that only say wait, one after the other."""
+    monkeypatch.setattr(retry, "_HEADER", 0.3)
+    server.blob_faults["train.zip"] = [Fault(waits=True)]
+    assert fetch(tmp_path / "passes")[0].read_bytes() == DATA
+    server.blob_faults["train.zip"] = [Fault(waits=True)] * 9
+    with pytest.raises(UserError, match="train.zip: no answer from storage.test"):
+        fetch(tmp_path / "lasts")

@@ -1,17 +1,21 @@
 """How long to wait for a server, how often to ask again, and where a redirect may lead."""
 
+import contextlib
 import dataclasses
 import logging
 import random
+import socket
 import ssl
+import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import InvalidHeader, MaxRetryError, ResponseError
 
 from pipeline.support.errors import say
@@ -20,6 +24,8 @@ from pipeline.support.errors import say
 # Cloudflare's, which stands before many sites
 # (https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/).
 PASSING = frozenset({408, 429, 500, 502, 503, 504, *range(520, 525)})
+
+_HEADER = 120.0  # seconds that an answer's header may take once the request is sent
 
 # A TLS connection that was cut, which may pass; every other error of TLS stays.
 _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -79,6 +85,17 @@ class RetryAdapter(HTTPAdapter):
         )  # it logs addresses, signatures and all
         self._timeout = (policy.connect, policy.read)
 
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Let connections hang up, see `_HangsUp`."""
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> urllib3.ProxyManager:
+        """As `init_poolmanager`, where a proxy is in between."""
+        manager: urllib3.ProxyManager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
     def send(
         self,
         request: requests.PreparedRequest,
@@ -97,6 +114,41 @@ class RetryAdapter(HTTPAdapter):
         if response.is_redirect:
             _check_redirect(str(request.url), response)
         return response
+
+
+class _HangsUp(HTTPConnection):
+    """A connection that is closed where an answer's header does not end in time.
+
+    http.client reads header lines, and answers 1xx that only say wait, for as long as they come.
+    """
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        timer = threading.Timer(_HEADER, self._hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()
+        finally:
+            timer.cancel()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _HangsUpTLS(_HangsUp, HTTPSConnection):
+    """The same under TLS."""
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HangsUp
+
+
+class _PoolTLS(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HangsUpTLS
+
+
+_POOLS = {"http": _Pool, "https": _PoolTLS}
 
 
 class _Retry(urllib3.Retry):

@@ -206,8 +206,7 @@ def _check_kind(response: requests.Response, name: str, asked_for_rest: bool) ->
         UserError: the answer is a page, an error, or compressed on its way.
     """
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
-    from_api = kind == "application/json" and not response.history
-    if from_api or (kind in _PAGES and kind != mimetypes.guess_type(name)[0]):
+    if kind in _PAGES and kind != mimetypes.guess_type(name)[0]:
         raise _page(name, f"a page of type {kind}")
     if response.status_code == 206 and not asked_for_rest:
         raise Corrupt("answer 206: a part of the file, which was not asked for")
