@@ -237,6 +237,13 @@ def test_a_data_set_without_test_images(project: Path) -> None:
     assert done.stderr.startswith("error: data/tiny/samples.csv: found no test images")
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"dice": "good", "threshold": 0.5}', "{}"])
+def test_metrics_that_are_none(server: KaggleServer, project: Path, content: str) -> None:
+    Paths.of("tiny").metrics.write_text(content)
+    with pytest.raises(UserError, match="eval/tiny/metrics.json: .* run dvc repro tune@tiny again"):
+        submit._row(Paths.of("tiny"), "x")
+
+
 def test_changed_by_hand_after_predict(server: KaggleServer, project: Path) -> None:
     FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 5\naaa_02.jpg,\n", mtime=0))
     done = run("tiny", "-m", "x")
