@@ -1,5 +1,6 @@
 """The measurements of train_gpu.py: bare steps, the real loop, and a plain one."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,7 +184,7 @@ def plain_loop(
         batch_size=settings.phases[-1].batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=hardware.workers(recipe.runtime.workers),
+        num_workers=len(os.sched_getaffinity(0)),
         pin_memory=device.type == "cuda",
     )
     segmenter = model.for_training(settings, 0, "none")

@@ -73,28 +73,27 @@ def check_network(recipe: Recipe, path: Path) -> int:
     Raises:
         UserError: the encoder is unknown, or the size is none the network takes.
     """
-    import torch
-
     from pipeline.networks import model
     from pipeline.support import hardware
 
     settings = recipe.train
     try:
-        with hardware.explain_failures(), torch.device("meta"):
-            network = model.for_training(settings, 0, "none").train()
-            for phase in settings.phases:
-                batch = torch.empty(phase.batch_size, *phase.size, 3, dtype=torch.uint8)
-                logits = network(batch)  # B, H, W[, C]
-                assert logits.shape[0] == phase.batch_size, logits.shape
+        with hardware.explain_failures():
+            network = model.try_batches(settings, recipe.runtime.devices * recipe.runtime.nodes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return model.parameters(network)
 
 
 def _network(recipe: Recipe, path: Path) -> str:
-    height, width = recipe.train.size
+    sizes = ", ".join(f"{height}x{width}" for height, width in _sizes(recipe))
     parameters = check_network(recipe, path)
-    return f"a network of {parameters / 1e6:.1f} M parameters, for {height}x{width} pixels"
+    return f"a network of {parameters / 1e6:.1f} M parameters, for {sizes} pixels"
+
+
+def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
+    """Those of all phases, each once."""
+    return list(dict.fromkeys(phase.size for phase in recipe.train.phases))
 
 
 def _params() -> str:
@@ -177,7 +176,8 @@ def _room(recipe: Recipe, paths: Paths) -> str:
     if cache == "none" or not paths.samples.exists():
         return free
     rows = [row for row in samples.read(paths.samples) if row.split == "train"]
-    pixels = len(rows) * math.prod(recipe.train.size)
+    sizes = [len(rows) * math.prod(size) for size in _sizes(recipe)]
+    pixels = sum(sizes) if cache == "disk" else max(sizes)  # in memory one size at a time
     needed = pixels * (3 + (1 if recipe.train.classes == 1 else recipe.train.classes))
     if cache == "disk" and not list(paths.work.glob("cache-*")):
         files.check_space(Path("."), needed, f"runtime.cache: disk, of {len(rows)} images,")

@@ -44,7 +44,7 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     if runtime.deterministic:
         hardware.make_deterministic()
-    threads = hardware.workers(runtime.workers)
+    threads = hardware.workers(runtime.workers, fabric)
     name = str(paths.model(fold))
     predictor = Predictor.of({name: network}, settings.tta, fabric, runtime.batch_size, threads)
     key = fingerprint.key("validate", settings.tta, [paths.samples, paths.model(fold)], paths.raw)

@@ -1,11 +1,14 @@
 import os
 import signal
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.support import hardware
 from pipeline.support.errors import UserError
 from pipeline.support.hardware import explain_failures
 
@@ -36,3 +39,39 @@ def test_one_value_a_channel_names_the_settings() -> None:
 def test_what_is_not_known_stays_as_it_is(error: Exception) -> None:
     with pytest.raises(type(error), match="other"), explain_failures():
         raise error
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("bf16-mixed", "32-true"), ("32-true", "bf16-mixed")])
+def test_the_precision_that_is_faster_here_is_chosen(slow: str, chosen: str) -> None:
+    fabric = hardware.launch("cpu", "32-true", 1, 1, 1)
+
+    def step() -> None:
+        computed = torch.float32 if hardware.precision(fabric) == "32-true" else torch.bfloat16
+        with fabric.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == computed
+        time.sleep(0.02 if hardware.precision(fabric) == slow else 0.001)
+
+    said = hardware.measure_precision(fabric, step)
+    assert said.startswith(f"precision {chosen}, measured") and said.count("s a step") == 2
+    assert hardware.precision(fabric) == chosen
+
+
+def test_workers_are_as_many_as_asked_and_no_more_than_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    cpu = SimpleNamespace(world_size=1, device=torch.device("cpu"))
+    gpus = SimpleNamespace(world_size=4, device=torch.device("cuda"))
+    assert [hardware.workers(asked, cpu) for asked in (0, 3, 99, "auto")] == [0, 3, 16, 4]
+    assert [hardware.workers(asked, gpus) for asked in (0, 3, 99, "auto")] == [0, 3, 4, 3]
+
+
+@pytest.mark.parametrize("words", [
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer\nmore",
+    "[enforce fail at gloo/transport.cc] timed out",
+])  # fmt: skip
+def test_a_lost_process_is_said_in_one_line(words: str) -> None:
+    with pytest.raises(UserError, match="another process of this run has ended") as caught:  # noqa: SIM117
+        with explain_failures():
+            raise RuntimeError(words)
+    assert "\n" not in str(caught.value)

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from conftest import ROOT
 
 from pipeline.networks import model
 from pipeline.networks.model import Description
+from pipeline.recipe import read
 from pipeline.recipe.schema import Library, LibraryAsPublished, Section
 from pipeline.support.errors import UserError
 
@@ -220,3 +222,36 @@ def test_weights_that_cannot_be_fetched_say_how_to_go_on(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="train.model.weights: found 'imagenet'.*set it to none"):
         model.build(TINY, "imagenet")
+
+
+def test_each_image_can_be_stretched_to_its_own_range() -> None:
+    """A darker copy of an image is the same to the network; one grey is no division by zero."""
+    stretching = dataclasses.replace(TINY, min_max=True, mean=(0.0,) * 3, std=(1.0,) * 3)
+    seen: list[torch.Tensor] = []
+
+    class Seen(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            return images[:, :1]
+
+    image = torch.randint(0, 100, (1, 32, 32, 3), dtype=torch.uint8)
+    image[0, 0, 0] = torch.tensor([0, 50, 99])
+    grey = torch.full((1, 32, 32, 3), 7, dtype=torch.uint8)
+    model.Segmenter(Seen(), stretching)(torch.cat([image, image + 100, grey]))
+    (found,) = seen
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0].amin() == 0 and found[0].amax() == 1 and (found[2] == 0).all()
+
+
+def test_a_batch_too_large_for_32_bit_kernels_is_refused() -> None:
+    settings = read.load(ROOT / "recipes/carvana.yaml").train
+    model.try_batches(settings, 1)
+    (*others, last) = settings.phases
+    large = settings.model_copy(
+        update={"phases": (*others, last.model_copy(update={"batch_size": 64}))}
+    )
+    with pytest.raises(
+        UserError, match=r"found batch_size 64 at size \[1024, 1024\], .*lower it to"
+    ):
+        model.try_batches(large, 1)
+    model.try_batches(large, 8)

@@ -344,3 +344,15 @@ def test_a_key_of_another_choice_is_not_suggested_to_itself(tmp_path: Path) -> N
     message = refusal(tmp_path, content)
     assert "train.optimizer.momentum: a key of another section or choice; remove it" in message
     assert "train.tta: a key of another section or choice; remove it" in message
+
+
+def test_a_network_that_cannot_be_deterministic_on_a_gpu_is_refused(tmp_path: Path) -> None:
+    content = recipe()
+    content["train"]["model"] = {
+        "architecture": "PSPNet", "encoder": "resnet18", "weights": "none", "pixel_unshuffle": 1,
+    }  # fmt: skip
+    content["runtime"]["deterministic"] = True
+    message = refusal(tmp_path, content)
+    assert "runtime.deterministic is true, which PSPNet cannot be on a GPU" in message
+    content["runtime"]["accelerator"] = "cpu"
+    assert read.load(write_yaml(tmp_path / "mine.yaml", content))

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -66,6 +68,28 @@ def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout and done.stdout.count("epoch 2/2: loss") == 1
     assert len(place.history()) == 2 and place.weights()
+
+
+def test_a_killed_peer_ends_the_run_in_one_line_and_keeps_what_was_saved(
+    raw: Path, tmp_path: Path
+) -> None:
+    recipe = small_recipe({"devices": 2, "checkpoint_seconds": 0}, epochs=100)
+    place = Place(tmp_path, raw, recipe)
+    line = [sys.executable, "-m", "pipeline", *place.arguments(0)]
+    with subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as first:
+        deadline = time.monotonic() + 120
+        while not list(place.work.glob("*/*/last.pt")):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        (other,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        os.kill(int(other), signal.SIGKILL)
+        said = first.communicate(timeout=120)[1]
+    assert first.returncode == 1 and "Traceback" not in said, said
+    last = said.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith("error: another process of this run has ended"), said
+    assert list(place.work.glob("*/*/last.pt"))
 
 
 def test_what_two_processes_cannot_do_is_refused() -> None:

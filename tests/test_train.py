@@ -253,3 +253,53 @@ def test_hardware_that_is_not_there_is_named(accelerator: str, precision: str, s
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=said):
         hardware.launch(accelerator, precision, 0, 1, 1)  # type: ignore[arg-type]
+
+
+def failing(graph: object, inputs: object) -> object:
+    raise RuntimeError("no such kernel")
+
+
+@pytest.mark.parametrize("backend", ["eager", failing], ids=["compiles", "does not"])
+def test_compiled_or_not_the_same_is_learned(
+    backend: object, archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What is compiled here is the graph alone: its operations are those of before."""
+    common: dict = {"epochs": 2, "weights": {"ema": 0.9}}
+    plain, _ = run(archives, load(tmp_path, small_recipe(**common)), tmp_path / "plain.pt")
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **_: compile_(net, backend=backend))
+    capsys.readouterr()
+    recipe = load(tmp_path, small_recipe({"compile": True}, **common))
+    compiled, _ = run(archives, recipe, tmp_path / "compiled.pt")
+    torch._dynamo.reset()
+    for name, weight in plain.items():
+        torch.testing.assert_close(compiled[name], weight, rtol=1e-4, atol=1e-5)
+    said = capsys.readouterr().out
+    assert ("compiled in " in said) == (backend == "eager"), said
+    assert ("does not compile" in said and "no such kernel" in said) == (backend is failing), said
+
+
+def test_an_error_has_a_line_of_its_own_below_the_bar(
+    archives: Archives, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load(tmp_path, small_recipe(epochs=2, learning_rate=1e30))
+    with pytest.raises(UserError):
+        run(archives, recipe, tmp_path / "last.pt")
+    assert capfd.readouterr().err.endswith("\n")
+
+
+def test_a_run_that_goes_on_keeps_its_precision(
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Measured where the CPU has the instructions; another moment could choose otherwise."""
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: True)
+    seconds = iter([2.0] * 3 + [1.0] * 3)  # bfloat16 is the faster one
+    monkeypatch.setattr(hardware, "_seconds", lambda step: next(seconds, 1.0))
+    recipe = load(tmp_path, small_recipe({"precision": "auto", "checkpoint_seconds": 0}, epochs=2))
+    run(archives, recipe, tmp_path / "last.pt")
+    assert "precision bf16-mixed, measured on this machine" in capsys.readouterr().out
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: False)
+    run(archives, recipe, tmp_path / "last.pt")
+    assert "precision bf16-mixed, as before" in capsys.readouterr().out

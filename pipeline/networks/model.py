@@ -164,6 +164,43 @@ def for_training(settings: Train, fold: int, weights: FirstWeights) -> Segmenter
     return network
 
 
+def try_batches(settings: Train, devices: int) -> Segmenter:
+    """Send a batch of each phase through the recipe's network, on torch's meta device.
+
+    It takes neither time nor memory, and finds what shapes cannot do before a training does.
+
+    Args:
+        devices: that share each batch.
+
+    Raises:
+        UserError: as `for_training`, or a layer's output has 2³¹ numbers or more: CUDA kernels
+            that count in 32 bits (such as upsampling, backward) fail with words of their own.
+    """
+    numbers: list[int] = []
+
+    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+        numbers.extend([output.numel()] if isinstance(output, Tensor) else [])
+
+    with torch.device("meta"):
+        network = for_training(settings, 0, "none").train()
+        hooks = [layer.register_forward_hook(note) for layer in network.modules()]
+        for phase in settings.phases:
+            numbers.clear()
+            share = -(-phase.batch_size // devices)
+            network(torch.empty(share, *phase.size, 3, dtype=torch.uint8))
+            if (most := max(numbers)) >= 2**31:
+                fits = share * (2**31 - 1) // most
+                raise UserError(
+                    f"train.phases: found batch_size {phase.batch_size} at size "
+                    f"{list(phase.size)}, {most / 2**31:.1f} times 2^31 numbers in one layer's "
+                    f"output, expected less than 2^31; lower it to {fits * devices} or less, and "
+                    f"raise train.gradient.accumulate"
+                )
+    for hook in hooks:
+        hook.remove()
+    return network
+
+
 def _of_library(
     architecture: str,
     encoder: str,

@@ -177,7 +177,7 @@ def _run(
         if fabric.is_global_zero and len(missing) < len(chunks):
             print(f"going on with {len(missing)} of {len(chunks)} chunks from {folder}", flush=True)
         mine = missing[fabric.global_rank :: fabric.world_size]
-        some, workers = chunks.samples(mine), hardware.workers(runtime.workers)
+        some, workers = chunks.samples(mine), hardware.workers(runtime.workers, fabric)
         waits = Timers()
         predictor = Predictor.of(models, recipe.validate_.tta, fabric, runtime.batch_size, workers)
         level = scale.nearest(threshold)

@@ -590,9 +590,11 @@ class Runtime(Section):
 
     accelerator: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    compile: bool  # torch.compile in training: minutes at the start, faster steps
+    compile: bool  # torch.compile in training: a minute at each phase's start, faster steps
     deterministic: bool  # the same weights from run to run, bit for bit; slower on a GPU
-    workers: Some  # that decode, at most one a core; 0: the main process
+    # That decode, at most one a core; 0: the main process. auto: all cores but one where a GPU
+    # computes; on a CPU, whose cores compute already, a quarter of them.
+    workers: Literal["auto"] | Some
     devices: OneOrMore  # GPUs, or CPU processes, on each machine
     nodes: OneOrMore  # machines; with several, start one command a machine with torchrun or SLURM
     threads: Some  # of torch on the CPU; 0: torch decides
@@ -615,6 +617,18 @@ class Recipe(Section):
     tune: Tune
     predict: Predict
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _can_be_deterministic(self) -> Self:
+        # Their pooling to a few cells (AdaptiveAvgPool2d) has no deterministic backward on GPUs.
+        architecture, runtime = self.train.model.architecture, self.runtime
+        if runtime.deterministic and architecture in ("PSPNet", "UPerNet"):
+            if runtime.accelerator != "cpu":
+                raise ValueError(
+                    f"runtime.deterministic is true, which {architecture} cannot be on a GPU: set "
+                    f"it to false, runtime.accelerator to cpu, or take another architecture"
+                )
+        return self
 
 
 class Run(Section):

@@ -116,9 +116,9 @@ def set_precision(fabric: Fabric, chosen: str) -> None:
     Before a network is set up with the Fabric.
     """
     if chosen != precision(fabric):
-        fabric.strategy.precision = (
-            FabricPrecision() if chosen == "32-true" else MixedPrecision("bf16-mixed", "cpu")
-        )
+        plugin = FabricPrecision() if chosen == "32-true" else MixedPrecision("bf16-mixed", "cpu")
+        # Fabric holds it twice: for its networks, and for `autocast`.
+        fabric.strategy.precision = fabric._precision = plugin
 
 
 def measure_precision(fabric: Fabric, step: Callable[[], object]) -> str:
@@ -126,7 +126,8 @@ def measure_precision(fabric: Fabric, step: Callable[[], object]) -> str:
 
     A CPU that has bfloat16 instructions need not be fast with them: on some Intel processors
     with avx512_bf16 but without AMX a training step takes twice as long as in float32. So each
-    gets one step to warm up, then three. The Fabric is left in the one that won.
+    gets one step to warm up, then three, of which the fastest counts: other processes may
+    have disturbed the rest. The Fabric is left in the one that won.
 
     Returns:
         What was measured and chosen, in words; of several processes the first decides.
@@ -137,16 +138,20 @@ def measure_precision(fabric: Fabric, step: Callable[[], object]) -> str:
         for name in ("32-true", "bf16-mixed"):
             set_precision(fabric, name)
             step()
-            start = time.perf_counter()
-            for _ in range(3):
-                step()
-            seconds[name] = (time.perf_counter() - start) / 3
+            taken = [_seconds(step) for _ in range(3)]
+            seconds[name] = min(taken)
         best = min(seconds, key=lambda name: seconds[name])
-        return best, ", ".join(f"{name} {taken:.3f} s a step" for name, taken in seconds.items())
+        return best, ", ".join(f"{name} {one:.3f} s a step" for name, one in seconds.items())
 
     chosen, measured = distributed.decide_in_first(fabric, measure)
     set_precision(fabric, chosen)
     return f"precision {chosen}, measured on this machine: {measured}"
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def can_fuse(fabric: Fabric, clips: bool) -> bool:
@@ -220,9 +225,17 @@ def explain_failures() -> Iterator[None]:
         ) from None
 
 
-def workers(asked: int) -> int:
-    """How many worker processes to start: as asked, but no more than there are cores."""
-    return min(asked, len(os.sched_getaffinity(0)))
+def workers(asked: int | Literal["auto"], fabric: Fabric) -> int:
+    """How many workers each process of a run starts: no more than its share of the cores.
+
+    `auto` takes all of them but one where a GPU computes, and a quarter where the cores do.
+    """
+    machines = int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    here = max(1, fabric.world_size // max(1, machines))
+    cores = max(1, len(os.sched_getaffinity(0)) // here)
+    if asked != "auto":
+        return min(asked, cores)
+    return max(1, cores - 1) if fabric.device.type == "cuda" else cores // 4
 
 
 def describe(fabric: Fabric) -> str:

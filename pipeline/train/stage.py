@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
     losses = Losses(fabric.device, [row.sample_id for row in job.rows])
     progress = checkpointer.resume(parts, {"losses": losses})
     clock, patience = Stopwatch(fabric.device), settings.validation.patience
+    compiles = job.runtime.compile
 
     ends = 0
     for number, (phase, batches) in enumerate(zip(settings.phases, shuffles, strict=True)):
@@ -88,8 +90,10 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
         schedule.enter(number)
         images = job.cache.at(phase.size)
         dataset = TrainingSet(job.rows, images, Augmentation(settings.augment))
-        workers, on_gpu = hardware.workers(job.runtime.workers), fabric.device.type == "cuda"
-        loader = load_batches(dataset, batches, workers, pin=on_gpu)
+        if compiles:
+            wrapped, compiles = _compile(wrapped, network, phase, job)
+        workers = hardware.workers(job.runtime.workers, fabric)
+        loader = load_batches(dataset, batches, workers, pin=fabric.device.type == "cuda")
         while progress.epoch < ends and not progress.is_stale(patience):
             title = _title(number, progress.epoch + 1, settings)
             batches.epoch, batches.first = progress.epoch, progress.batch
@@ -204,6 +208,46 @@ def _set_up(network: model.Segmenter, job: Job) -> tuple[Any, Any]:
     return wrapped, optimizer
 
 
+def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> tuple[Any, bool]:
+    """Compile for a phase's batches now, by one step that leaves no trace.
+
+    Compiling takes a minute: it is told, and not counted as speed. A network that does not
+    compile is trained as it is, and that is said.
+
+    Returns:
+        What runs the network from now on, and whether it is compiled.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    fabric, began = job.fabric, time.perf_counter()
+    share = min(phase.batch_size, len(job.rows)) // fabric.world_size
+    pixels = torch.zeros(share, *phase.size, 3, dtype=torch.uint8, device=fabric.device)
+    buffers = [buffer.clone() for buffer in network.buffers()]  # BatchNorm's statistics
+    gpus = [fabric.device] if fabric.device.type == "cuda" else []
+    wrapped.train()
+    compiled = True
+    try:
+        with torch.random.fork_rng(gpus):
+            logits = wrapped(pixels)
+            nothing = torch.zeros_like(logits)
+            fabric.backward(entropy_dice(logits, nothing, job.settings.loss).total)
+        fabric.print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+    except (TorchDynamoException, InductorError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        fabric.print(
+            f"WARNING: runtime.compile is true, but this network does not compile ({words}); "
+            f"it is trained without, which is slower",
+            flush=True,
+        )
+        wrapped, compiled = fabric.setup_module(network), False
+    with torch.no_grad():
+        for buffer, before in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    network.zero_grad(set_to_none=True)
+    return wrapped, compiled
+
+
 def _title(number: int, epoch: int, settings: Train) -> str:
     title = f"epoch {epoch}/{settings.epochs}"
     if len(settings.phases) == 1:
@@ -307,7 +351,7 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
         f"fold {fold}: {len(training)} images to train on, {len(held_out)} held out; "
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
     )
-    archives, workers = Archives(paths.raw), hardware.workers(runtime.workers)
+    archives, workers = Archives(paths.raw), hardware.workers(runtime.workers, fabric)
     # On disk are all folds' images, once for all of them.
     rows = [row for row in table if row.split == "train"]
     rows = rows if runtime.cache == "disk" else [*training, *held_out]
