@@ -398,6 +398,15 @@ def test_a_length_that_is_no_number(server: KaggleServer, tmp_path: Path) -> Non
         assert fetch(tmp_path / str(number))[0].read_bytes() == DATA
 
 
+def test_a_body_without_an_end(server: KaggleServer, tmp_path: Path) -> None:
+    """The disk is not filled with it."""
+    server.blob_faults["train.zip"] = [Fault(data=DATA * 9, length=False)] * 9
+    with pytest.raises(UserError, match=r"train.zip: wrong bytes .*it goes on behind byte 6,"):
+        fetch(tmp_path)
+    server.blob_faults.clear()
+    assert fetch(tmp_path)[0].read_bytes() == DATA
+
+
 def test_a_server_that_hardly_sends(
     server: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

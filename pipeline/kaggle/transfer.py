@@ -7,10 +7,10 @@ the server proves that it still is the same object, and is checked before it get
 
 import contextlib
 import dataclasses
+import math
 import mimetypes
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipeline.kaggle import integrity
 from pipeline.kaggle.integrity import Expected
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.support import files
-from pipeline.support.errors import UserError
+from pipeline.support.errors import UserError, say
 from pipeline.support.files import write_text
 
 _CHUNK = 1 << 18  # bytes asked of the connection at a time; it gives what has arrived
@@ -111,7 +111,7 @@ def fetch(offer: Offer, part: Path, policy: RetryPolicy) -> str:
                     f"({error}); what arrived is kept: check the network, run the command again"
                 ) from None
         pause = policy.pause(max(failures, 1))
-        print(f"{offer.name}: {reason}; goes on in {pause:.0f} s", file=sys.stderr)
+        say(f"{offer.name}: {reason}; goes on in {pause:.0f} s")
         time.sleep(pause)
 
 
@@ -145,7 +145,7 @@ def _receive(offer: Offer, part: Path, policy: RetryPolicy) -> _Remote:
             part.unlink(missing_ok=True)  # not emptied: it may be a link to another's file
             write_text(_note(part), remote.model_dump_json())
         files.check_space(part.parent, (remote.expected.length or 0) - have, offer.name)
-        _append(response, part, have, remote, policy)
+        _append(_pieces(response, policy, _limit(remote, offer) - have), part, have, remote)
     return remote
 
 
@@ -242,19 +242,24 @@ def _check_range(response: requests.Response, have: int, remote: _Remote) -> Non
             raise Corrupt(f"the file changed on the server: {name} is now {value}")
 
 
-def _append(
-    response: requests.Response, part: Path, have: int, remote: _Remote, policy: RetryPolicy
-) -> None:
+def _limit(remote: _Remote, offer: Offer) -> float:
+    """Bytes that the whole file cannot have; one listed smaller may have been packed anew."""
+    if remote.expected.length is not None:
+        return remote.expected.length + 1
+    return math.inf if offer.listed is None else 2 * offer.listed + _CHUNK
+
+
+def _append(pieces: Iterator[bytes], part: Path, have: int, remote: _Remote) -> None:
     """Write the answer's body behind the first `have` bytes of `part`."""
     length = remote.expected.length
     goal = "" if length is None else f" of {length:,}"
-    print(f"{remote.name}: from byte {have:,}{goal}", file=sys.stderr)
+    say(f"{remote.name}: from byte {have:,}{goal}")
     bar = tqdm(
         desc=remote.name, total=length, initial=have, unit="B", unit_scale=True,
         unit_divisor=1024, disable=None,
     )  # fmt: skip
     with bar, files.explained(part, "what arrived is kept"), part.open("ab") as stream:
-        for piece in _pieces(response, policy):
+        for piece in pieces:
             stream.write(piece)
             bar.update(len(piece))
     if length is not None and _size(part) < length:
@@ -263,13 +268,15 @@ def _append(
         raise Corrupt(f"found {_size(part):,} bytes, expected {length:,}")
 
 
-def _pieces(response: requests.Response, policy: RetryPolicy) -> Iterator[bytes]:
+def _pieces(response: requests.Response, policy: RetryPolicy, limit: float) -> Iterator[bytes]:
     """The body as it arrives: every byte received is handed on before a failure is raised."""
-    began, came = time.monotonic(), 0
+    began, came, total = time.monotonic(), 0, 0
     try:
         while piece := response.raw.read1(_CHUNK, decode_content=False):
             yield piece
-            came += len(piece)
+            came, total = came + len(piece), total + len(piece)
+            if total > limit:
+                raise Corrupt(f"it goes on behind byte {total:,}")
             if (seconds := time.monotonic() - began) > policy.window:
                 if came < policy.slowest * seconds:
                     raise Interrupted(f"it brought {came:,} bytes in {seconds:.0f} s")
