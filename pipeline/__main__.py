@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.paths import LEDGER, PARAMS, Paths, recipe_file
-from pipeline.support.errors import command
+from pipeline.support.errors import UserError, command
 
 if TYPE_CHECKING:
     from pipeline.recipe.schema import Recipe
@@ -38,13 +38,13 @@ def split(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train one fold's network; a stopped training goes on."""
-    recipe = _recipe(args)
+    recipe = _trained(args)
     _verb("train.stage").run(recipe, _paths(args), _fold(args, recipe))
 
 
 def validate(args: argparse.Namespace) -> None:
     """Count the held-out pixels of one fold at every probability level."""
-    recipe = _recipe(args)
+    recipe = _trained(args)
     _verb("validate").run(recipe, _paths(args), _fold(args, recipe), args.masks)
 
 
@@ -54,9 +54,15 @@ def tune(args: argparse.Namespace) -> None:
     _verb("tune.stage").run(recipe, _paths(args), _folds(args, recipe))
 
 
+def blend(args: argparse.Namespace) -> None:
+    """Blend other recipes' kept probabilities into those of one more recipe; no network runs."""
+    recipe = _recipe(args)
+    _verb("blend").run(recipe, _paths(args), _folds(args, recipe))
+
+
 def predict(args: argparse.Namespace) -> None:
     """Predict the test images with every fold's network, write and check the submission."""
-    recipe = _recipe(args)
+    recipe = _trained(args)
     _verb("predict.stage").run(recipe, _paths(args), _folds(args, recipe))
 
 
@@ -116,6 +122,17 @@ def _verb(name: str) -> Any:
 def _recipe(args: argparse.Namespace) -> "Recipe":
     loaded: Recipe = _verb("recipe.read").load(recipe_file(args.recipe))
     return loaded
+
+
+def _trained(args: argparse.Namespace) -> "Recipe":
+    """A recipe with networks of its own."""
+    recipe = _recipe(args)
+    if recipe.blend is not None:
+        raise UserError(
+            f"{recipe_file(args.recipe)}: a blend has no networks to {args.verb}; "
+            f"run pipeline blend {args.recipe}"
+        )
+    return recipe
 
 
 def _paths(args: argparse.Namespace) -> Paths:
@@ -199,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         one = _add(verbs, stage)
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
-    for stage in (tune, predict, report):
+    for stage in (tune, predict, report, blend):
         one = _add(verbs, stage)
         one.add_argument(
             "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"

@@ -38,6 +38,7 @@ class Paths:
     samples: Path  # the table of samples (.csv)
     runs: Path  # a folder a fold: network, metrics, history
     oof: Path  # out-of-fold counts, measures and pictures, some files a fold
+    kept: Path  # the test images' levels, in chunks
     evaluation: Path  # the threshold, scores, tables, the report
     submission: Path  # the submission, and a table of its images
     work: Path  # checkpoints and other scratch, removed on success
@@ -56,6 +57,7 @@ class Paths:
             "samples": Path("data", recipe, "samples.csv"),
             "runs": Path("runs", recipe),
             "oof": Path("oof", recipe),
+            "kept": Path("predictions", recipe),
             "evaluation": Path("eval", recipe),
             "submission": Path("submissions", recipe),
             "work": Path("work", recipe),
@@ -105,6 +107,11 @@ class Paths:
     def metrics(self) -> Path:
         """The threshold, and what out-of-fold predictions say of the score."""
         return self.evaluation / "metrics.json"
+
+    @property
+    def blending(self) -> Path:
+        """The weights of an ensemble of recipes."""
+        return self.evaluation / "blend.json"
 
     @property
     def report(self) -> Path:

@@ -16,7 +16,7 @@ from pipeline.support.fingerprint import CODE
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-VERBS = {*CODE, "submit", "score", "cutout", "preview", "check", "status", "new"}
+VERBS = {*CODE, "submit", "score", "cutout", "blend", "preview", "check", "status", "new"}
 HARMLESS = {"support", "recipe", "paths"}  # change no result, so they are no deps
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 

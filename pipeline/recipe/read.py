@@ -35,7 +35,10 @@ def load(path: Path) -> Recipe:
         UserError: the file is missing, is no YAML, or has a wrong key or value; the message
             names every one of them with what was found and what is allowed.
     """
-    recipe = _validated(Recipe, path)
+    content = _yaml(path)
+    if isinstance(content, dict) and "blend" in content:
+        content = _with_member(content, path)
+    recipe = _validated(Recipe, path, content)
     source = recipe.split.source
     _check_source(source if isinstance(source, str) else source.name, path)
     _check_start(recipe.train.weights.init_from, path)
@@ -44,12 +47,12 @@ def load(path: Path) -> Recipe:
 
 def load_recipes(path: Path) -> tuple[str, ...]:
     """The recipes listed in `params.yaml`."""
-    return _validated(Run, path).recipes
+    return _validated(Run, path, _yaml(path)).recipes
 
 
 def load_folds(path: Path, available: int) -> tuple[int, ...]:
     """The folds listed in `params.yaml`, each one of the recipe's 0 to `available` - 1."""
-    folds = _validated(Run, path).folds
+    folds = _validated(Run, path, _yaml(path)).folds
     for fold in folds:
         check_fold(fold, available, f"{path}: folds")
     if len(set(folds)) != len(folds):
@@ -64,6 +67,27 @@ def check_fold(fold: int, available: int, where: str) -> None:
             f"{where}: found fold {fold}, expected 0 to {available - 1} "
             f"(the recipe's split.folds is {available}); correct folds in params.yaml"
         )
+
+
+def _with_member(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a blend's file, with the sections that it takes from its first recipe."""
+    inherited = ("download", "split", "train")
+    for name in inherited:
+        if name in content:
+            raise UserError(f"{path}: {name}: a blend takes it from its recipes; remove it")
+    section = content["blend"]
+    names = section.get("recipes") if isinstance(section, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+        raise UserError(f"{path}: blend.recipes: found {names!r}, expected a list of recipes")
+    for name in names:
+        member = _yaml(path.with_name(f"{name}.yaml"))
+        if not isinstance(member, dict) or "blend" in member or name == path.stem:
+            raise UserError(
+                f"{path}: blend.recipes: found {name!r}, expected recipes that are trained"
+            )
+        _validated(Recipe, path.with_name(f"{name}.yaml"), member)
+    first = _yaml(path.with_name(f"{names[0]}.yaml"))
+    return content | {name: first[name] for name in inherited}
 
 
 def _check_source(name: str, recipe: Path) -> None:
@@ -122,8 +146,7 @@ def _line(mark: Any) -> int:
     return int(mark.line) + 1
 
 
-def _validated(schema: type[S], path: Path) -> S:
-    content = _yaml(path)
+def _validated(schema: type[S], path: Path, content: Any) -> S:
     if content is None:
         keys = ", ".join(field.alias or name for name, field in schema.model_fields.items())
         raise UserError(f"{path}: found an empty file, expected the keys {keys}")

@@ -607,9 +607,29 @@ class Runtime(Section):
 # --- The whole
 
 
-class Recipe(Section):
-    """One experiment."""
+class Blend(Section):
+    """An ensemble of other recipes, instead of a training of its own."""
 
+    recipes: Annotated[tuple[str, ...], Field(min_length=2), EachOnce]
+    weights: Literal["auto"] | tuple[Annotated[int, Field(ge=0, le=1000)], ...]  # whole numbers
+
+    @model_validator(mode="after")
+    def _weighs_each(self) -> Self:
+        if self.weights != "auto" and (
+            len(self.weights) != len(self.recipes) or not sum(self.weights)
+        ):
+            raise ValueError("weights: auto, or a whole number for each recipe, not all 0")
+        return self
+
+
+class Recipe(Section):
+    """One experiment.
+
+    A file with a section `blend` has none of `download`, `split` and `train`: those of the first of
+    its recipes stand here.
+    """
+
+    blend: Blend | None = None
     download: Annotated[Synthetic | Competition | Dataset | Folders, Field(discriminator="kind")]
     split: Split
     train: Train

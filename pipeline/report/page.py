@@ -171,14 +171,15 @@ def _signed(value: float) -> str:
 def _charts(results: Results, submission: Submission | None) -> dict[str, str]:
     tables, histories = results.tables, {one.fold: one.history for one in results.trainings}
     drawn = {
-        "losses": charts.losses(histories, "loss"),
-        "dice": charts.held_out_dice(histories),
         "histogram": charts.histogram(tables["images"]["dice"].to_numpy()),
         "groups": charts.means_and_worst(
             tables["groups"].sort_values("dice")[: charts.ROWS], "group"
         ),
     }
-    if all("held_out_loss" in history for history in histories.values()):
+    if histories:  # a blend trains nothing
+        drawn["losses"] = charts.losses(histories, "loss")
+        drawn["dice"] = charts.held_out_dice(histories)
+    if histories and all("held_out_loss" in history for history in histories.values()):
         drawn["held_out_losses"] = charts.losses(histories, "held_out_loss")
     if len(tables["views"]):
         drawn["views"] = charts.means_and_worst(tables["views"], "view")

@@ -20,7 +20,7 @@ from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
 from pipeline.evaluation.out_of_fold import UNCERTAIN, OutOfFold
 from pipeline.paths import Paths
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Recipe, Section
 from pipeline.report import sanity
 from pipeline.support import pictures
 from pipeline.support.errors import UserError
@@ -90,7 +90,7 @@ class Results:
             settings=_settings(recipe),
             metrics=_read_object(paths.metrics, _SCORES, "run the tune stage"),
             tables={name: _read_table(paths.evaluation, name) for name in _TABLES},
-            trainings=[_training(paths, fold) for fold in folds],
+            trainings=[] if recipe.blend else [_training(paths, fold) for fold in folds],
             pictures=[one for fold in folds for one in pictures.read(paths.gallery(fold))],
             samples=samples.read(paths.samples),
             held_out=out_of_fold.read(paths, folds),
@@ -152,11 +152,14 @@ class Results:
 
 
 def _settings(recipe: Recipe) -> dict[str, str]:
-    sections = {
+    sections: dict[str, Section] = {
         "download": recipe.download, "split": recipe.split, "train": recipe.train,
         "validate": recipe.validate_, "tune": recipe.tune, "predict": recipe.predict,
         "runtime": recipe.runtime,
     }  # fmt: skip
+    if recipe.blend:
+        del sections["train"]
+        sections["blend"] = recipe.blend
     return {
         name: yaml.dump(section.model_dump(mode="json"), Dumper=_Settings, sort_keys=False).strip()
         for name, section in sections.items()
