@@ -154,10 +154,17 @@ def test_the_sign_in_of_kaggles_command(
     ended = download()
     assert ended.returncode == 0, ended.stderr
     assert server.log[-2] == f"POST DownloadDataFile Bearer {TOKEN}"
-    file.write_text("{")
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "raw/train.zip").unlink()
+    file.write_text("{")
     assert f"{file}: line 1, column 2: no JSON" in refusal(download())
+    file.write_text(json.dumps({**left, "access_token_expiration": "soon"}))
+    assert f"{file}: Invalid isoformat string: 'soon'; run kaggle auth" in refusal(download())
+    file.write_text(json.dumps(left))
+    server.api_faults["GenerateAccessToken"] = [lambda: (401, {"code": 401, "message": "No"}, {})]
+    text = refusal(download())
+    assert "401 (No)" in text and f"{file} (run kaggle auth login again)" in text
+    assert left["refresh_token"] not in text
 
 
 @pytest.mark.parametrize(

@@ -413,8 +413,10 @@ def test_a_request_that_never_arrived(server: KaggleServer, project: Path) -> No
     """Nothing tells it from a list that learns late, except time."""
     server.api_faults["CreateSubmission"] = ["drop"]
     for text in ("does not list it yet", "nothing was sent now"):
-        with pytest.raises(UserError, match=f"{text}.* anew only after ..:..:.. UTC"):
+        with pytest.raises(UserError, match=f"{text}.* anew only after ..:..:.. UTC") as caught:
             send()
+        ten_minutes_later = read()[0].time + datetime.timedelta(minutes=10)
+        assert f"only after {ten_minutes_later:%H:%M:%S} UTC" in str(caught.value)
     assert server.count("POST CreateSubmission") == 1
     grow_old(610)
     entry = send()

@@ -37,6 +37,7 @@ _SITE = "https://www.kaggle.com"
 _PAGE = 100  # files or submissions a request; the service allows 200
 _PAGES = 1000  # a server that names ever more pages would never let us end
 _NAMED = 8  # files a message lists
+_LINE = 500  # characters of a server's words in a message
 _LARGEST = 64 << 20  # bytes of an answer, files apart; a page of a listing has some kilobytes
 
 
@@ -102,7 +103,8 @@ class _Answer(requests.HTTPError):
         inner = body.get("error")
         said = [body.get("message"), inner.get("message") if isinstance(inner, dict) else None]
         words = next((text for text in said if isinstance(text, str) and text), response.reason)
-        super().__init__(" ".join(str(words or "no reason").split()), response=response)
+        line = " ".join(str(words or "no reason").split())
+        super().__init__(line[:_LINE], response=response)
         code = body.get("code")
         is_told = response.status_code < 300 and isinstance(code, int)
         self.code: int = code if is_told else response.status_code
@@ -219,10 +221,14 @@ def _signed_in(http: _Http) -> Credentials | None:
     file = credentials.login_file()
     if not file.is_file():
         return None
-    credentials.read_object(file, ["refresh_token"], "run kaggle auth login again")
+    again = "run kaggle auth login again"
+    keep_secret(credentials.read_object(file, ["refresh_token"], again)["refresh_token"])
     users = types.SimpleNamespace(account_client=AccountClient(http))
-    asked = _Asked("Kaggle", TOKENS, "the file", f"{file} (run kaggle auth login again)")
-    left = KaggleCredentials.load(types.SimpleNamespace(users=users))
+    asked = _Asked("Kaggle", TOKENS, "the file", f"{file} ({again})")
+    try:
+        left = KaggleCredentials.load(types.SimpleNamespace(users=users))
+    except (ValueError, TypeError) as error:  # the time the token runs out
+        raise UserError(f"{file}: {error}; {again}") from None
     token = asked.of(left.get_access_token)
     keep_secret(str(token))
     return Credentials(str(file), token=str(token), user=left.get_username() or "the user")
@@ -298,7 +304,7 @@ class Account:
 
     def submissions(self, slug: str) -> Iterator[Submission]:
         """The account's submissions to a competition, newest first."""
-        request = self._new("ListSubmissions", competition_name=slug, page_size=_PAGE)
+        request = self._new("ListSubmissions", competition_name=slug, page_size=_PAGE, page=1)
         for page in self._pages(self._competitions.list_submissions, request, slug):
             if not page.submissions:
                 return
@@ -365,6 +371,8 @@ class Account:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+            if hasattr(request, "page"):  # of submissions Kaggle's client sends its number, too
+                request.page += 1
         raise UserError(
             f"{slug}: Kaggle's listing does not end after {_PAGES:,} pages; try again later"
         )
