@@ -13,7 +13,6 @@ lacks it after ten minutes. Run again while a score is awaited, the command goes
 import dataclasses
 import datetime
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -301,7 +300,7 @@ def _slugs(names: set[str]) -> dict[str, str]:
         try:
             slugs[name] = _slug(read.load(recipe_file(name)), name)
         except UserError as error:
-            print(f"{name}: its open submissions are not looked up: {error}", file=sys.stderr)
+            say(f"{name}: its open submissions are not looked up: {error}")
     return slugs
 
 

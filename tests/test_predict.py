@@ -348,6 +348,12 @@ def test_a_second_process_is_refused(project: Project) -> None:
         refused(project.run(), "another process is working here")
 
 
+def test_a_place_that_cannot_be_written_is_found_before_the_work(project: Project) -> None:
+    (project.folder / "out").write_text("a file where a folder is needed")
+    refused(project.run(), "out: File exists; a file stands where a folder is needed")
+    assert not list((project.folder / "work").rglob("*")), "nothing has been predicted"
+
+
 def test_no_test_images_make_no_submission(project: Project) -> None:
     training = Sample("a", "train", "a", "train.zip!a.jpg", "m.zip!a.gif", 0, 64, 96, 0.1)
     samples.write(project.folder / "samples.csv", [training])

@@ -460,10 +460,13 @@ def test_a_refusal_that_looks_like_success(server: KaggleServer, project: Path) 
     assert not server.submissions
 
 
-def test_pending_then_complete(server: KaggleServer, project: Path) -> None:
+def test_pending_then_complete(
+    server: KaggleServer, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.polls_until_scored = 3
     assert send().private == "0.99588"
     assert server.count("GetSubmission") == 4
+    assert "no score yet" not in capsys.readouterr().err, "a sign of life a minute, not a look"
 
 
 def test_no_score_in_time(server: KaggleServer, project: Path) -> None:

@@ -149,6 +149,8 @@ def _run(
     threshold = Decision.read(paths.metrics).threshold
     hardware.reuse_freed_memory()
     mask_rows.find_sample(paths.raw)  # missing, it ends the run now and not after it
+    for folder in (paths.submission, paths.evaluation):  # unwritable, likewise
+        files.check_writable(folder)
     for row in rows:
         submissions.check_name(base_name(row.image))
     odd = samples.odd_sizes(rows)
