@@ -4,7 +4,9 @@ They come from a Kaggle on 127.0.0.1, from a folder on this machine, or are draw
 """
 
 import filecmp
+import functools
 import io
+import itertools
 import os
 import re
 import shlex
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,44 @@ def test_archives_on_another_file_system(server: KaggleServer, tmp_path: Path) -
         assert get(wanted("train.zip"), tmp_path, "far")[0].read_bytes() == DATA
     finally:
         shutil.rmtree(folder)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_killed_at_any_moment(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
+    """Before each change of a name or of a file's end: what has its final name is whole."""
+    name, data = ("train.zip", DATA) if local else ("list.csv.zip", SMALL)
+    here = local_archives(tmp_path) if local else None
+    for moment in itertools.count(1):
+        folder, calls, killed = tmp_path / str(moment), itertools.count(1), False
+
+        def refuse(real: Callable[..., object], *given: object, **named: object) -> object:
+            if next(calls) >= moment:  # noqa: B023
+                raise Killed  # from now on at every call: a killed process cleans nothing up
+            return real(*given, **named)
+
+        with monkeypatch.context() as patched:
+            for call in ("link", "replace", "unlink", "truncate", "fsync", "mkdir"):
+                patched.setattr(os, call, functools.partial(refuse, getattr(os, call)))
+            try:
+                get(wanted(name), folder, local=here)
+            except Killed:
+                killed = True
+        for path in (folder / "mine/raw" / name, origin(folder) / name):
+            assert not path.exists() or path.read_bytes() == data, (moment, path)
+        assert get(wanted(name), folder, local=here)[0].read_bytes() == data
+        assert names(folder / "mine/raw") == [name]
+        note = f"{name}.part.json"  # of no file any more: the next download of that takes it
+        left = {file for file in names(origin(folder)) if not file.startswith(".")} - {note}
+        assert left == {name, "receipts.json"}
+        if not killed:
+            break
+    assert moment > 10
 
 
 # --- optional files

@@ -10,7 +10,6 @@ afterwards. Beside it, `receipts.json` says what it was then. What has not arriv
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -21,7 +20,7 @@ from pipeline.kaggle import integrity, transfer
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.kaggle.transfer import Offer
 from pipeline.support import files
-from pipeline.support.errors import UserError
+from pipeline.support.errors import UserError, say
 from pipeline.support.files import TEMPORARY, locked, move, write_text
 
 KAGGLE = "Kaggle"
@@ -115,7 +114,7 @@ class Origin:
                 receipt.mtime_ns = mtime_ns
                 self._save()
                 return True
-            print(f"{file}: changed since it was checked; looking for it again", file=sys.stderr)
+            say(f"{file}: changed since it was checked; looking for it again")
         del self._receipts.files[name]
         return False
 
@@ -194,7 +193,7 @@ class Origin:
             print(f"{target}: {receipt.size:,} bytes")
             return target
         if target.exists():
-            print(f"{target}: found another file there; replaced", file=sys.stderr)
+            say(f"{target}: found another file there; replaced")
         fresh = target.with_name(f".{target.name}{TEMPORARY}")
         fresh.unlink(missing_ok=True)
         how = files.link_or_copy(source, fresh)
