@@ -360,7 +360,7 @@ def write(name: str, images: Path, masks: Path, decisions: Sequence[Decision]) -
     recipe = yaml.load(recipe_file(BASE).read_text(encoding="utf-8"))
     recipe["download"] = CommentedMap(kind="folders", images=str(images), masks=str(masks))
     source = CommentedMap(name="folders", mask_ending="", group="none", classes=CommentedMap())
-    recipe["split"] = CommentedMap(source=source, by="group", folds=5, fraction=1, seed=1)
+    recipe["split"] = CommentedMap(recipe["split"] | {"source": source})
     recipe["train"]["model"] = CommentedMap(recipe["train"]["model"])
     for key, value, why in decisions:
         *places, last = key.split(".")

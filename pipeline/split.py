@@ -20,6 +20,7 @@ from pipeline.recipe.schema import (
     ByGroupOnce,
     FirstImages,
     FolderSource,
+    NameOrder,
     Recipe,
     Source,
     Split,
@@ -42,21 +43,41 @@ def split(entries: Sequence[Entry], archives: Archives, how: Split) -> list[Samp
             or there is too little to make these folds of.
     """
     training = [entry for entry in entries if entry.split == "train"]
-    if how.by in ("image", "first-images"):
+    if how.by in ("image", "first-images", "name-order"):
         training = [dataclasses.replace(entry, group=entry.sample_id) for entry in training]
     groups = sorted({entry.group for entry in training})
     if isinstance(how, FirstImages):
         training = _first(training, how)
-    else:
+    elif not isinstance(how, NameOrder):
         kept = set(_drawn(groups, how.fraction, how.seed))
         training = [entry for entry in training if entry.group in kept]
     test = [entry for entry in entries if entry.split == "test"]
     rows = _measured([*training, *test], archives)
     fold_of = _folds(rows[: len(training)], how)
+    chosen_by = _validation(fold_of, how)
     return [
-        dataclasses.replace(row, fold=fold_of[row.group]) if row.split == "train" else row
+        dataclasses.replace(row, fold=fold_of[row.group], validation=row.group in chosen_by)
+        if row.split == "train"
+        else row
         for row in rows
     ]
+
+
+def _validation(fold_of: dict[str, int], how: Split) -> set[str]:
+    """The groups that no fold trains on, to choose by: of those not always held out."""
+    if how.validation == "none":
+        return set()
+    free = list(fold_of) if how.folds > 1 else [g for g, fold in fold_of.items() if fold == NO_FOLD]
+    count = max(1, round(how.validation * len(free)))
+    if len(free) - count < how.folds:
+        raise UserError(
+            f"split.validation: found {how.validation}, which leaves {len(free) - count} of "
+            f"{len(free)} groups to train on; lower it, or set it to none"
+        )
+    if isinstance(how, FirstImages | NameOrder):
+        return set(free[-count:])
+    order = np.random.default_rng([how.seed, 1]).permutation(len(free))
+    return {sorted(free)[i] for i in order[:count]}
 
 
 def _folds(rows: Sequence[Sample], how: Split) -> dict[str, int]:
@@ -69,6 +90,11 @@ def _folds(rows: Sequence[Sample], how: Split) -> dict[str, int]:
         if len(held_out) == len(groups):
             raise _too_few(how.folds + 1, len(groups))
         return dict.fromkeys(groups, NO_FOLD) | dict.fromkeys(held_out, 0)
+    if isinstance(how, NameOrder):
+        last = len(groups) - max(1, round(how.held_out * len(groups)))
+        if not last:
+            raise _too_few(how.folds + 1, len(groups))
+        return {group: NO_FOLD if i < last else 0 for i, group in enumerate(groups)}
     if isinstance(how, FirstImages):
         return {group: NO_FOLD if i < how.training else 0 for i, group in enumerate(groups)}
     if len(groups) < how.folds:
@@ -229,9 +255,11 @@ def _summary(rows: Sequence[Sample]) -> str:
     train = [row for row in rows if row.split == "train"]
     sizes = collections.Counter(row.fold for row in train)
     never = sizes.pop(NO_FOLD, 0)
+    apart = sum(row.validation for row in train)
     return (
         f"{len(train)} training images of {len({row.group for row in train})} groups in folds of "
         f"{[sizes[fold] for fold in sorted(sizes)]}"
         + (f" and {never} never held out" if never else "")
+        + (f", {apart} set apart to choose by" if apart else "")
         + f"; {len(rows) - len(train)} test images"
     )

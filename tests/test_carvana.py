@@ -80,6 +80,16 @@ def test_a_listed_test_image_must_be_there(raw: Path) -> None:
         carvana.read_entries(Archives(raw))
 
 
+def test_without_test_archive_and_sample_submission_there_are_no_test_images(raw: Path) -> None:
+    """`download.files` decides; one without the other is an error."""
+    (raw / "test.zip").unlink()
+    with pytest.raises(UserError, match="found none of test.zip"):
+        carvana.read_entries(Archives(raw))
+    (raw / "sample_submission.csv.zip").unlink()
+    entries = carvana.read_entries(Archives(raw))
+    assert {entry.split for entry in entries} == {"train"} and len(entries) == 12
+
+
 @pytest.mark.parametrize("name", ["train.zip", "train_masks.zip", "test.zip"])
 def test_a_missing_archive_is_named(raw: Path, name: str) -> None:
     (raw / name).unlink()

@@ -25,7 +25,9 @@ def test_the_table_comes_back_as_written(tmp_path: Path) -> None:
     samples.write(tmp_path / "samples.csv", ROWS)
     assert samples.read(tmp_path / "samples.csv") == ROWS
     header = (tmp_path / "samples.csv").read_text().splitlines()[0]
-    assert header == "sample_id,split,group,image,mask,labels,fold,height,width,foreground"
+    assert (
+        header == "sample_id,split,group,image,mask,labels,fold,height,width,foreground,validation"
+    )
 
 
 def test_labels_come_back_in_the_order_of_their_indices(tmp_path: Path) -> None:

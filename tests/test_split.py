@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pipeline.data.archives import Archives
 from pipeline.data.images import BadImageError
 from pipeline.data.samples import NO_FOLD, Sample
 from pipeline.paths import Paths
-from pipeline.recipe.schema import ByGroupOnce, ByImage, FirstImages, Recipe, Split
+from pipeline.recipe.schema import ByGroupOnce, ByImage, FirstImages, NameOrder, Recipe, Split
 from pipeline.sources import brain_mri, carvana
 from pipeline.split import assign_folds, run, split, straddling
 from pipeline.support.errors import UserError
@@ -42,7 +43,7 @@ def folds_of(rows: list[Sample]) -> dict[str, int]:
 
 def by_image(**changes: object) -> ByImage:
     values = {"source": "carvana", "by": "image", "folds": 3, "fraction": 1, "seed": 0}
-    return ByImage(**values | changes)
+    return ByImage(**{"validation": "none"} | values | changes)
 
 
 def cars(count: int) -> list[Sample]:
@@ -184,7 +185,8 @@ def test_a_fraction_of_images_or_of_whole_cars_is_used(raw: Path) -> None:
 
 def test_some_cars_are_held_out_once(raw: Path) -> None:
     once = ByGroupOnce(
-        source="carvana", by="group-once", folds=1, held_out=0.3, fraction=1, seed=0
+        source="carvana", by="group-once", folds=1, held_out=0.3, fraction=1,
+        validation="none", seed=0,
     )  # fmt: skip
     rows = cut(raw, once)
     held_out = {row.group for row in samples.held_out(rows, 0)}
@@ -195,7 +197,9 @@ def test_some_cars_are_held_out_once(raw: Path) -> None:
 
 
 def test_the_first_images_are_trained_on_and_the_next_held_out(raw: Path) -> None:
-    first = FirstImages(source="carvana", by="first-images", folds=1, training=7, held_out=3)
+    first = FirstImages(
+        source="carvana", by="first-images", folds=1, training=7, held_out=3, validation="none"
+    )
     rows = cut(raw, first)
     names = [f"{car}_{view}" for car in TRAIN_CARS for view in VIEWS]
     assert [row.sample_id for row in samples.training(rows, 0)] == names[:7]
@@ -203,6 +207,46 @@ def test_the_first_images_are_trained_on_and_the_next_held_out(raw: Path) -> Non
     assert straddling(carvana.read_entries(Archives(raw)), rows) == 1
     with pytest.raises(UserError, match="split.training: found 7 and 6 held out, but there are 12"):
         cut(raw, first.model_copy(update={"held_out": 6}))
+
+
+NAMES = [f"{car}_{view}" for car in TRAIN_CARS for view in VIEWS]
+
+
+def parts(rows: list[Sample], fold: int) -> tuple[list[str], ...]:
+    """The names that a fold trains on, chooses by and holds out: together all that are used."""
+    kinds = samples.training, samples.validation, samples.held_out
+    found = tuple([row.sample_id for row in kind(rows, fold)] for kind in kinds)
+    used = [row.sample_id for row in rows if row.split == "train"]
+    assert sorted(itertools.chain(*found)) == sorted(used)
+    return found
+
+
+def test_the_last_images_are_held_out_and_the_last_of_the_others_set_apart(raw: Path) -> None:
+    order = NameOrder(source="carvana", by="name-order", folds=1, held_out=0.25, validation=0.2)
+    assert parts(cut(raw, order), 0) == (NAMES[:7], NAMES[7:9], NAMES[9:])
+    none = order.model_copy(update={"validation": "none"})
+    assert parts(cut(raw, none), 0) == (NAMES[:9], [], NAMES[9:])
+    with pytest.raises(UserError, match="found 2 folds for 12 groups"):
+        cut(raw, order.model_copy(update={"held_out": 0.99}))
+    first = FirstImages(
+        source="carvana", by="first-images", folds=1, training=8, held_out=2, validation=0.25
+    )
+    assert parts(cut(raw, first), 0) == (NAMES[:6], NAMES[6:8], NAMES[8:10])
+
+
+def test_whole_groups_are_set_apart_and_no_fold_trains_on_them(raw: Path) -> None:
+    how = by_group(3).model_copy(update={"validation": 0.34})
+    rows = cut(raw, how)
+    apart = {row.group for row in rows if row.validation}
+    assert len(apart) == 2
+    for fold in range(3):
+        training, chosen_by, held_out = parts(rows, fold)
+        assert not {name[:-3] for name in training} & apart
+        assert {name[:-3] for name in chosen_by} == apart - {name[:-3] for name in held_out}
+    assert rows == cut(raw, how), "drawn once"
+    assert folds_of(rows) == folds_of(cut(raw, by_group(3))), "folds are what they were"
+    with pytest.raises(UserError, match="split.validation: found 0.9, which leaves 1 of 6 groups"):
+        cut(raw, how.model_copy(update={"validation": 0.9}))
 
 
 def test_fewer_images_than_folds_are_refused(raw: Path) -> None:

@@ -11,6 +11,7 @@ from pipeline.support.errors import UserError
 from pipeline.support.files import ZIP_DAMAGE
 
 HEADER = "img,rle_mask"
+SAMPLES = tuple(f"sample_submission{ending}" for ending in (".csv.zip", ".csv", ".csv.gz"))
 
 _READ = 1 << 16  # bytes of a file read at once
 _PIECE = 1 << 20  # bytes decompressed at once
@@ -25,8 +26,8 @@ def find_sample(folder: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for ending in (".csv.zip", ".csv", ".csv.gz"):
-        path = folder / f"sample_submission{ending}"
+    for name in SAMPLES:
+        path = folder / name
         if path.is_file():
             return path
     raise UserError(

@@ -95,13 +95,15 @@ class Sample(Entry):
 
     `height` and `width` are in pixels, `foreground` is the share of the mask that is not
     background (0..1, 0 for a test image), `fold` is the fold that holds it out (`NO_FOLD` for
-    a test image, and for a training image that no fold holds out).
+    a test image, and for a training image that no fold holds out). No fold trains on an image
+    whose `validation` is true: those that do not hold it out choose by it.
     """
 
     fold: int
     height: int
     width: int
     foreground: float = dataclasses.field(metadata=table.cells(digits=6))
+    validation: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -131,8 +133,13 @@ def read(path: Path) -> list[Sample]:
 
 
 def training(samples: Iterable[Sample], fold: int) -> list[Sample]:
-    """The rows a fold's model learns from: every training row it does not hold out."""
-    return [s for s in samples if s.split == "train" and s.fold != fold]
+    """The rows a fold's model learns from: training rows it neither holds out nor chooses by."""
+    return [s for s in samples if s.split == "train" and s.fold != fold and not s.validation]
+
+
+def validation(samples: Iterable[Sample], fold: int) -> list[Sample]:
+    """The rows by which a fold's training chooses, which `split.validation` may set apart."""
+    return [s for s in samples if s.split == "train" and s.fold != fold and s.validation]
 
 
 def held_out(samples: Iterable[Sample], fold: int) -> list[Sample]:

@@ -156,17 +156,16 @@ def _validated(schema: type[S], path: Path, content: Any) -> S:
         allowed: dict[str, list[str]] = {}  # by key and what was found: of a choice, several
         names = _names(schema)
         for detail in error.errors():
-            wrong, right = _explained(detail, names)
+            wrong, right = _explained(detail, names, content)
             if right not in allowed.setdefault(wrong, []):
                 allowed[wrong].append(right)
         found = (f"{wrong}; {', or '.join(right)}" for wrong, right in allowed.items())
         raise UserError(f"{path}: " + "; ".join(found)) from None
 
 
-def _explained(error: Any, names: set[str]) -> tuple[str, str]:
+def _explained(error: Any, names: set[str], content: Any) -> tuple[str, str]:
     """One wrong key in a user's words: which, with what stands there, and what may."""
-    # A union adds the names of its members to the location: not part of the key.
-    parts = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
+    where = ".".join(_keys(error, content)) or "the file"
     if error["type"] in ("extra_forbidden", "invalid_key"):
         *place, key = error["loc"]
         shown = key if str(key).isprintable() else repr(key)
@@ -175,7 +174,6 @@ def _explained(error: Any, names: set[str]) -> tuple[str, str]:
             return f"{where}: a key of another section or choice", "remove it"
         near = difflib.get_close_matches(str(key), sorted(names), n=1)
         return f"{where}: unknown key", f"did you mean {near[0]!r}?" if near else "remove it"
-    where = ".".join(parts) or "the file"
     if error["type"] == "missing":
         return f"{where}: missing", _SHORT if isinstance(error["loc"][-1], int) else _MISSING
     if error["type"] == "union_tag_invalid":
@@ -189,6 +187,23 @@ def _explained(error: Any, names: set[str]) -> tuple[str, str]:
         allowed = f"expected a list, in brackets: [{error['input']}]"
     given = list(error["input"]) if isinstance(error["input"], tuple) else error["input"]
     return f"{where}: found {reprlib.repr(given)}", allowed.replace("Tuple", "List")
+
+
+def _keys(error: Any, content: Any) -> list[str]:
+    """The way to what is wrong: keys of sections and places in lists.
+
+    pydantic puts names of a union's members between them, which are found in no file.
+    """
+    keys = []
+    for number, part in enumerate(error["loc"], start=1):
+        if isinstance(content, dict) and part in content:
+            content = content[part]
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        elif error["type"] != "missing" or number < len(error["loc"]):
+            continue
+        keys.append(str(part) if str(part).isprintable() else repr(part))
+    return keys
 
 
 def _names(schema: type[BaseModel]) -> set[str]:

@@ -149,6 +149,12 @@ SeveralFolds = Annotated[int, Field(ge=2, le=10**9)]
 OneFold = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take true and 1.0 too
 
 
+# The share of what is not held out that is never trained on: what a training chooses (an epoch,
+# when to stop) it then chooses by these images and not by those that it is scored on. none: by
+# the held-out ones, and scores say that they flatter.
+ForValidation = Literal["none"] | Annotated[float, Field(gt=0, lt=1)]
+
+
 class ByGroup(Section):
     """Whole groups (cars, patients) fall into folds that are alike: the honest way."""
 
@@ -156,6 +162,7 @@ class ByGroup(Section):
     by: Literal["group"]
     folds: SeveralFolds
     fraction: Fraction  # of the groups
+    validation: ForValidation  # drawn once, for all folds
     seed: Seed
 
 
@@ -167,6 +174,7 @@ class ByGroupOnce(Section):
     folds: OneFold
     held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the groups
     fraction: Fraction  # of the groups
+    validation: ForValidation  # drawn once, for all folds
     seed: Seed
 
 
@@ -181,6 +189,7 @@ class ByImage(Section):
     by: Literal["image"]
     folds: SeveralFolds
     fraction: Fraction  # of the images
+    validation: ForValidation  # drawn once, for all folds
     seed: Seed
 
 
@@ -195,9 +204,22 @@ class FirstImages(Section):
     folds: OneFold
     training: Count
     held_out: Count
+    validation: ForValidation  # the last of the training ones
 
 
-Split = Annotated[ByGroup | ByGroupOnce | ByImage | FirstImages, Field(discriminator="by")]
+class NameOrder(Section):
+    """The last share of the images, in the source's order, is held out; groups can straddle."""
+
+    source: Source
+    by: Literal["name-order"]
+    folds: OneFold
+    held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the images
+    validation: ForValidation  # the last of the others
+
+
+Split = Annotated[
+    ByGroup | ByGroupOnce | ByImage | FirstImages | NameOrder, Field(discriminator="by")
+]
 
 
 # --- Which network: section `train.model`, a union told apart by `architecture`.

@@ -8,7 +8,7 @@ copies of the data and are ignored.
 from pathlib import Path
 
 from pipeline.data.archives import Archives, base_name
-from pipeline.data.rows import find_sample, read_rows
+from pipeline.data.rows import SAMPLES, find_sample, read_rows
 from pipeline.data.samples import Entry
 from pipeline.support.errors import UserError
 
@@ -18,7 +18,10 @@ MASKS = ("train_masks.zip",)
 
 
 def read_entries(archives: Archives) -> list[Entry]:
-    """All training images in the order of their names, then all test images.
+    """All training images in the order of their names, then all test images, if there are any.
+
+    There are none where the folder holds neither their archive nor the sample submission, which
+    is up to the recipe's `download.files`.
 
     A loose `<image>.jpg` (or `<image>.jpg.zip`) beside the archives wins over the archive's
     member: 29bb3ece3180_11.jpg in `test.zip` is corrupt, and Kaggle offers a whole one.
@@ -27,7 +30,9 @@ def read_entries(archives: Archives) -> list[Entry]:
         UserError: an archive is missing, a training image has no mask or a mask no image,
             or the sample submission names an image that is not there.
     """
-    return [*_train(archives), *_test(archives)]
+    there = {path.name for path in archives.folder.glob("*")}
+    has_test = there & {*TEST, *SAMPLES}
+    return [*_train(archives), *(_test(archives) if has_test else [])]
 
 
 def _train(archives: Archives) -> list[Entry]:

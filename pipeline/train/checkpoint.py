@@ -198,7 +198,8 @@ def find_start(other: str, fold: int, paths: Paths) -> Path:
         )
     theirs = samples.read(Paths.of(other).samples)
     # By image too: where one of them does not split by group, its groups are single images.
-    seen = {name for row in samples.training(theirs, fold) for name in (row.group, row.sample_id)}
+    known = [*samples.training(theirs, fold), *samples.validation(theirs, fold)]
+    seen = {name for row in known for name in (row.group, row.sample_id)}
     rows = samples.held_out(samples.read(paths.samples), fold)
     held_out = {row.group for row in rows}
     leaked = sorted({row.group for row in rows if seen & {row.group, row.sample_id}})

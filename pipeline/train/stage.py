@@ -301,18 +301,21 @@ def _describe(row: Row) -> str:
 
 
 def divide(table: Sequence[Sample], fold: int, where: Path) -> tuple[list[Sample], list[Sample]]:
-    """The rows to train on and those held out.
+    """The rows to train on, and those to judge by after each epoch.
+
+    These are the ones that the split has set apart for it, or else those held out.
 
     Raises:
         UserError: there are none of one kind.
     """
     training, held_out = samples.training(table, fold), samples.held_out(table, fold)
+    apart = samples.validation(table, fold)
     if not training or not held_out:
         raise UserError(
             f"{where}: found {len(training)} rows to train on and {len(held_out)} held out in "
             f"fold {fold}, expected some of both; run the split stage again"
         )
-    return training, held_out
+    return training, apart or held_out
 
 
 def run(recipe: Recipe, paths: Paths, fold: int) -> None:
@@ -341,6 +344,8 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     samples.check_classes([*training, *held_out], settings.classes, paths.samples)
     fabric.seed_everything(settings.seed, verbose=False)
     network = model.for_training(settings, fold, settings.model.weights)
+    if samples.validation(table, fold):  # what is chosen, is chosen by images of no score
+        network.description = dataclasses.replace(network.description, choices="")
     start = None
     if settings.weights.init_from != "none":
         start = checkpoint.find_start(settings.weights.init_from, fold, paths)
