@@ -105,6 +105,11 @@ def new(args: argparse.Namespace) -> None:
     _verb("new").run(args.recipe, args.images, args.masks)
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Compare two recipes, or one at two git revisions, on the held-out images of both."""
+    _verb("compare.stage").run(args.first, args.second, args.fold)
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse now what a stage would refuse later: settings, network, folds, data, account."""
     _verb("check").run([args.recipe] if args.recipe else [], dict(args.at))
@@ -242,6 +247,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, required=True, help="folder for the cutouts (.png)")
     one.add_argument(
         "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
+    )
+    one = _add(verbs, compare, "none")
+    for name, what in (("first", "A"), ("second", "B")):
+        one.add_argument(name, metavar=what, help="a recipe, or recipe@revision")
+    one.add_argument(
+        "--fold", type=int, nargs="+", metavar="K", help="instead of all that are there"
     )
     one = _add(verbs, preview)
     one.add_argument("--out", type=Path, metavar="FILE", help="the page, if not beside the report")

@@ -67,6 +67,11 @@ class Paths:
             raise UserError(f"--at: found {unknown[0]!r}, expected one of {', '.join(places)}")
         return cls(recipe, **{**places, **(moved or {})})
 
+    @staticmethod
+    def comparison(first: str, second: str) -> Path:
+        """The page that compares two recipes."""
+        return Path("eval", "compare", f"{first}-{second}.html".replace("/", "_"))
+
     def run(self, fold: int) -> Path:
         """The folder of a fold's training."""
         return self.runs / f"fold{fold}"

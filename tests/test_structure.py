@@ -16,7 +16,18 @@ from pipeline.support.fingerprint import CODE
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-VERBS = {*CODE, "submit", "score", "cutout", "blend", "preview", "check", "status", "new"}
+VERBS = {
+    *CODE,
+    "submit",
+    "score",
+    "cutout",
+    "blend",
+    "compare",
+    "preview",
+    "check",
+    "status",
+    "new",
+}
 HARMLESS = {"support", "recipe", "paths"}  # change no result, so they are no deps
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 
@@ -203,7 +214,7 @@ def test_computing_needs_neither_dvc_nor_kaggle(verb: str) -> None:
     assert not re.search(r"^\s*(import|from) (dvc|kaggle)", loads(verb), re.M)
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS - {"report", "preview"}))
+@pytest.mark.parametrize("verb", sorted(VERBS - {"report", "preview", "compare"}))
 def test_matplotlib_stays_out_of_what_draws_nothing(verb: str) -> None:
     """Importing it takes longer than tuning."""
     assert not re.search(r"^\s*(import|from) (matplotlib|jinja2)\b", loads(verb), re.M)
@@ -253,7 +264,9 @@ def _name(decorator: ast.expr) -> str:
     return call.attr if isinstance(call, ast.Attribute) else ""
 
 
-@pytest.mark.parametrize(("verb", "pages"), [("report", "templates/*"), ("preview", "*.html")])
+@pytest.mark.parametrize(
+    ("verb", "pages"), [("report", "templates/*"), ("preview", "*.html"), ("compare", "*.html")]
+)
 def test_templates_are_installed(verb: str, pages: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     folder = ROOT / "pipeline" / verb
