@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         one = _add(verbs, stage)
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
-    for stage in (tune, predict, report, blend):
+    for stage in (tune, predict, blend, report):
         one = _add(verbs, stage)
         one.add_argument(
             "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"

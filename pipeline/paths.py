@@ -104,10 +104,6 @@ class Paths:
         """The folder of pictures of a fold's held-out images."""
         return self.oof / f"fold{fold}-overlays"
 
-    def gallery(self, fold: int) -> Path:
-        """The same pictures in layers, for the report."""
-        return self.oof / f"fold{fold}-gallery.zip"
-
     @property
     def metrics(self) -> Path:
         """The threshold, and what out-of-fold predictions say of the score."""

@@ -93,7 +93,7 @@ def results(counts: np.ndarray, folds: list[int], level: int = 128) -> Results:
         for n, fold in enumerate(folds)
     ]
     return Results(
-        recipe="tiny", settings={}, metrics={"level": level}, tables={}, trainings=[], pictures=[],
+        recipe="tiny", settings={}, metrics={"level": level}, tables={}, trainings=[],
         samples=rows, held_out=OutOfFold(rows, counts, []),
     )  # fmt: skip
 

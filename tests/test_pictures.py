@@ -1,25 +1,21 @@
-"""Pictures of masks: what is painted, shrunk and kept, and the zip that holds it."""
+"""Pictures of masks: what is painted, shrunk and laid over photographs."""
 
 import io
-import zipfile
-from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from pipeline.data.images import decode_image
 from pipeline.support import pictures
-from pipeline.support.errors import UserError
 from pipeline.support.pictures import COLORS, FALSE_POSITIVE, HIT, MISSED, OPACITY
 
 
-def drawn(name: str = "car_01") -> pictures.Picture:
+def drawn() -> tuple[pictures.Layers, pictures.Layers]:
     generator = np.random.default_rng(0)
     image = generator.integers(0, 255, (600, 1200, 3)).astype(np.uint8)
     truth, prediction = np.zeros((2, 600, 1200), bool)
     truth[150:450, 300:900], prediction[150:450, 360:900] = True, True
-    return pictures.picture(name, "worst", image, prediction, truth)
+    return pictures.draw_layers(image, prediction, truth)
 
 
 def layer(data: bytes) -> np.ndarray:
@@ -71,55 +67,34 @@ def test_the_worst_window_holds_the_most_mistakes() -> None:
 
 
 def test_layers_are_transparent_outside_their_pixels() -> None:
-    picture = drawn()
-    whole = layer(picture.whole.difference)
+    of_whole, of_window = drawn()
+    whole = layer(of_whole.difference)
     assert whole.shape == (480, 960, 4)
     assert tuple(whole[240, 266]) == (*COLORS[MISSED], 255)
     assert tuple(whole[240, 500, :3]) == COLORS[HIT] and 0 < whole[240, 500, 3] < 255
     assert whole[10, 10, 3] == 0
-    assert tuple(layer(picture.whole.truth)[240, 266]) == (*pictures.TRUTH, 255)
-    assert layer(picture.whole.prediction)[240, 266, 3] == 0
-    window = layer(picture.window.difference)
+    assert tuple(layer(of_whole.truth)[240, 266]) == (*pictures.TRUTH, 255)
+    assert layer(of_whole.prediction)[240, 266, 3] == 0
+    window = layer(of_window.difference)
     assert window.shape == (288, 384, 4)
     missed = (window[..., :3] == COLORS[MISSED]).all(axis=2) & (window[..., 3] > 0)
     assert missed.sum() == 288 * 60, "all that is missed, at full size"
-    with Image.open(io.BytesIO(picture.whole.photograph)) as image:
+    with Image.open(io.BytesIO(of_whole.photograph)) as image:
         assert (image.format, image.size) == ("WEBP", (960, 480))
 
 
-def test_pictures_come_back_and_make_equal_bytes(tmp_path: Path) -> None:
-    some = [drawn(), drawn("other/../name")]
-    pictures.write(tmp_path / "a.zip", some)
-    pictures.write(tmp_path / "b.zip", some)
-    assert pictures.read(tmp_path / "a.zip") == some
-    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    pictures.write(tmp_path / "a.zip", [])
-    assert pictures.read(tmp_path / "a.zip") == []
+def test_the_lowest_and_some_others_are_chosen() -> None:
+    scores = [0.9, 0.2, 0.8, 0.3, 0.95, 0.85]
+    chosen = pictures.choose(scores, 2, 3, seed=1)
+    assert chosen[:2] == [(1, "worst"), (3, "worst")]
+    others = [index for index, kind in chosen[2:] if kind == "random"]
+    assert len(others) == 3 and set(others) <= {0, 2, 4, 5} and others == sorted(others)
 
 
-def test_damage_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "fold0-gallery.zip"
-    with pytest.raises(UserError, match=r"fold0-gallery\.zip: .*run the validate stage"):
-        pictures.read(path)
-    for index in ('[{"sample_id": "a", "kind": "worst"}]', '["a"]', "{", "3"):
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("index.json", index)
-        with pytest.raises(UserError, match=r"fold0-gallery\.zip: .*run the validate stage"):
-            pictures.read(path)
-
-
-def test_flipped_bytes_are_one_line_or_no_harm(tmp_path: Path) -> None:
-    path = tmp_path / "fold0-gallery.zip"
-    pictures.write(path, [drawn()])
-    whole, generator = path.read_bytes(), np.random.default_rng(0)
-    refused = 0
-    for place in generator.integers(0, len(whole), 300):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << int(generator.integers(8))
-        path.write_bytes(damaged)
-        try:
-            pictures.read(path)
-        except UserError as error:
-            assert "fold0-gallery.zip" in str(error) and "\n" not in str(error)
-            refused += 1
-    assert refused > 250
+def test_classes_are_tinted_and_outlined() -> None:
+    image = np.full((40, 60, 3), 100, np.uint8)
+    classes = np.zeros((40, 60), np.uint8)
+    classes[10:30, 10:30], classes[10:30, 40:55] = 1, 2
+    drawn = pictures.tint(image, classes, ((255, 0, 0), (0, 0, 255)))
+    assert drawn[20, 20].tolist() == [146, 70, 70] and drawn[20, 47].tolist() == [70, 70, 146]
+    assert drawn[10, 20].tolist() == [255, 0, 0] and drawn[2, 2].tolist() == [100, 100, 100]

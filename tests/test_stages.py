@@ -34,7 +34,7 @@ from conftest import (
 from pipeline.data import rows as mask_rows
 from pipeline.evaluation.out_of_fold import Measures
 from pipeline.masks import submission
-from pipeline.support import files, pictures, table
+from pipeline.support import files, table
 
 BIN = Path(sys.executable).parent
 TRAINING = (ROOT / "docs/training.md").read_text()
@@ -145,8 +145,6 @@ def test_the_first_run_leaves_every_result(finished: Project) -> None:
         assert (content["counts"].sum(axis=(1, 2)) == 64 * 96).all()
         measured = table.read(finished.folder / f"oof/tiny/fold{fold}-measures.csv", Measures, "")
         assert [one.sample_id for one in measured] == held_out
-        drawn = pictures.read(finished.folder / f"oof/tiny/fold{fold}-gallery.zip")
-        assert [one.kind for one in drawn] == ["worst"] * 4 + ["random"] * 2
         overlays = (finished.folder / f"oof/tiny/fold{fold}-overlays").glob("*.jpg")
         assert sorted(path.name.rsplit("-", 1)[0] for path in overlays) == [
             "random-01", "random-02", "worst-01", "worst-02", "worst-03", "worst-04",

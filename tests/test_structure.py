@@ -183,7 +183,6 @@ def test_outs_are_where_paths_says() -> None:
         "counts",
         "measures",
         "overlays",
-        "gallery",
     ):
         known.add(str(getattr(paths, name)(fold)))
     tables = ("images", "folds", "groups", "views", "thresholds")

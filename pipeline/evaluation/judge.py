@@ -1,7 +1,7 @@
 """From kept levels of held-out images to counts, measures and pictures; no network runs."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipeline.paths import Paths
 from pipeline.recipe.schema import Validate
 from pipeline.support import concurrency, files, pictures
 from pipeline.support.arrays import UInt8
-from pipeline.support.pictures import Kind, Picture, encode_jpeg
+from pipeline.support.pictures import encode_jpeg
 
 REMEDY = "run the validate stage of this fold again"
 
@@ -82,7 +82,7 @@ def write_masks(path: Path, kept: Kept, rows: Sequence[Sample]) -> None:
 def _draw(
     paths: Paths, fold: int, kept: Kept, judged: Sequence[Judged], settings: Validate
 ) -> None:
-    """Write an overlay an image, named by kind and rank, and the gallery of their layers.
+    """Write an overlay an image, named by kind and rank, for `dvc plots`.
 
     They show the foreground; with several classes, all but the first: the name says `not-<it>`.
     """
@@ -95,22 +95,16 @@ def _draw(
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
-    def draw(rank: int, kind: Kind, row: Sample, levels: UInt8) -> Picture:
+    images = kept.some(row.sample_id for row in rows)
+    for rank, (kind, row, kept_image) in enumerate(zip(kinds, rows, images, strict=True), start=1):
         image = decode_image(archives.read(row.image), row.size, row.image)
-        mask, truth = scale.decide(levels, row.size) > 0, true_classes(archives, row) > 0
+        mask = scale.decide(kept_image.levels(), row.size) > 0
+        truth = true_classes(archives, row) > 0
         number = rank if kind == "worst" else rank - kinds.index("random")
         shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
         path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
         with files.written_whole(path) as temporary:
             temporary.write_bytes(encode_jpeg(pictures.panels(image, mask, truth)))
-        return pictures.picture(row.sample_id, kind, image, mask, truth)
-
-    def drawn() -> Iterator[Picture]:
-        images = kept.some(row.sample_id for row in rows)
-        for rank, (kind, row, image) in enumerate(zip(kinds, rows, images, strict=True), start=1):
-            yield draw(rank, kind, row, image.levels())
-
-    pictures.write(paths.gallery(fold), drawn())
 
 
 def mean_dice(judged: Sequence[Judged]) -> float:

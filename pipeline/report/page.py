@@ -1,6 +1,5 @@
 """The report's page: what stands on it, filled into a template with its style and script inside."""
 
-import base64
 import dataclasses
 import datetime
 import os
@@ -9,23 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.paths import LEDGER
-from pipeline.report import charts
+from pipeline.report import charts, gallery
+from pipeline.report.gallery import Card
 from pipeline.report.results import Results
 from pipeline.report.sanity import Finding, ViewShare
 from pipeline.support import workspace
-from pipeline.support.pictures import Layers, Picture, encode_jpeg
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_WORST, _RANDOM = 42, 14  # out-of-fold images on the page, if they fit
-_ROOM = 3_400_000  # bytes for them, of a page that has to stay below 5 MB
-_THUMB, _QUALITY = 400, 70  # pixels, of JPEG: browsers put that into a PDF as it is, WebP not
 _GROUPS = 10  # in the table
 _SMALL = 5e-6  # a difference of scores that five digits do not show
 
@@ -56,7 +51,7 @@ class Submission:
     asked: Sequence[TestImage]
 
 
-def render(results: Results, submission: Submission | None) -> str:
+def render(results: Results, cards: Sequence[Card], submission: Submission | None) -> str:
     """Return the page, as HTML.
 
     Text is escaped; charts (SVG of our own making) are not. A value that the template does not
@@ -71,8 +66,7 @@ def render(results: Results, submission: Submission | None) -> str:
     )
     environment.filters["score"] = lambda value: f"{value:.5f}"
     environment.filters["signed"] = _signed
-    environment.filters["jpeg"] = lambda data: _data_uri(data, "jpeg")
-    cards = _cards(results)
+    environment.filters["jpeg"] = lambda data: gallery.data_uri(data, "jpeg")
     return environment.get_template("report.html").render(
         recipe=results.recipe,
         several=results.several_classes,
@@ -84,7 +78,7 @@ def render(results: Results, submission: Submission | None) -> str:
         trainings=_training_table(results),
         suspects=None if results.several_classes else results.suspects(),
         cards=cards,
-        shown={card["sample_id"] for card in cards},
+        shown={card.sample_id for card in cards},
         most_names=charts.ROWS,
         submission=submission,
         settings=results.settings,
@@ -208,64 +202,6 @@ def _training_table(results: Results) -> list[dict[str, Any]]:
         | {"images_per_second": float(one.history["images_per_second"].median())}
         for one in results.trainings
     ]
-
-
-def _cards(results: Results) -> list[dict[str, Any]]:
-    """The gallery: of all folds' pictures the worst, and some that were drawn at random.
-
-    Its masks are cut at 0.5, so its scores are those at 0.5 too.
-    """
-    images = results.tables["images"]
-    score = "dice" if results.several_classes else "dice_at_half"
-    rows = images.assign(score=images[score]).set_index("sample_id").to_dict("index")
-    for measured in results.held_out.measures:
-        rows[measured.sample_id]["boundary"] = measured.boundary
-
-    def ascending(some: Sequence[Picture]) -> list[Picture]:
-        return sorted(some, key=lambda one: (rows[one.sample_id]["score"], one.sample_id))
-
-    worst = ascending([one for one in results.pictures if one.kind == "worst"])[:_WORST]
-    others = [one for one in results.pictures if one.kind == "random"]
-    drawn = np.random.default_rng(0).permutation(len(others))[:_RANDOM]  # not by their scores
-    cards, size = [], 0
-    for one in [*(others[index] for index in drawn), *worst]:
-        card = {
-            "sample_id": one.sample_id,
-            "kind": one.kind,
-            **{str(key): value for key, value in rows[one.sample_id].items()},
-            "thumb": _data_uri(_thumb(one.whole.photograph), "jpeg"),
-            "whole": _embedded(one.whole),
-            "window": _embedded(one.window),
-        }
-        size += len(card["thumb"]) + sum(
-            map(len, (*card["whole"].values(), *card["window"].values()))
-        )
-        if size > _ROOM:
-            break
-        cards.append(card)
-    return sorted(cards, key=lambda card: (card["score"], card["sample_id"]))
-
-
-def _thumb(photograph: bytes) -> bytes:
-    """A small JPEG of a WebP photograph."""
-    image = cv2.imdecode(np.frombuffer(photograph, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert image is not None, "the gallery holds a photograph that does not decode"
-    height, width = image.shape[:2]
-    if width > _THUMB:
-        size = (_THUMB, max(1, round(height * _THUMB / width)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return encode_jpeg(image.astype(np.uint8), _QUALITY)
-
-
-def _embedded(layers: Layers) -> dict[str, str]:
-    return {
-        name: _data_uri(data, "webp" if name == "photograph" else "png")
-        for name, data in dataclasses.asdict(layers).items()
-    }
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _origin() -> Mapping[str, str]:

@@ -22,9 +22,7 @@ from pipeline.evaluation.out_of_fold import UNCERTAIN, OutOfFold
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe, Section
 from pipeline.report import sanity
-from pipeline.support import pictures
 from pipeline.support.errors import UserError
-from pipeline.support.pictures import Picture
 
 # Columns that the page cannot do without, by table of the tune stage.
 _TABLES = {
@@ -74,7 +72,6 @@ class Results:
     metrics: dict[str, Any]
     tables: dict[str, pd.DataFrame]
     trainings: list[Training]
-    pictures: list[Picture]
     samples: list[Sample]
     held_out: OutOfFold
 
@@ -91,7 +88,6 @@ class Results:
             metrics=_read_object(paths.metrics, _SCORES, "run the tune stage"),
             tables={name: _read_table(paths.evaluation, name) for name in _TABLES},
             trainings=[] if recipe.blend else [_training(paths, fold) for fold in folds],
-            pictures=[one for fold in folds for one in pictures.read(paths.gallery(fold))],
             samples=samples.read(paths.samples),
             held_out=out_of_fold.read(paths, folds),
         )

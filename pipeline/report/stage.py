@@ -16,7 +16,7 @@ from pipeline.data.samples import Sample
 from pipeline.masks import rle
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
-from pipeline.report import page, sanity
+from pipeline.report import gallery, page, sanity
 from pipeline.report.page import Submission, TestImage
 from pipeline.report.results import Results
 from pipeline.support import files
@@ -32,7 +32,8 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int], show: Sequence[str] 
     results = Results.read(recipe, paths, folds)
     submission = _look(results, paths, show)
     sanity.write(paths.sanity, submission.findings if submission else [])
-    text = page.render(results, submission)
+    cards = gallery.draw(results, paths)
+    text = page.render(results, cards, submission)
     files.write_text(paths.report, text)
     if submission:
         print(_told(submission))

@@ -8,11 +8,7 @@ The colors are Okabe and Ito's, which the color-blind tell apart.
 
 import dataclasses
 import io
-import json
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -20,8 +16,6 @@ import numpy as np
 from PIL import Image
 
 from pipeline.support.arrays import Mask, Size, UInt8
-from pipeline.support.errors import UserError
-from pipeline.support.files import written_whole
 
 Kind = Literal["worst", "random"]
 
@@ -34,7 +28,6 @@ _WIDTH = 960  # pixels of a photograph
 _WINDOW = (288, 384)  # of the part shown pixel by pixel
 _JPEG_QUALITY, _WEBP_QUALITY = 85, 65
 _OPACITIES = bytes([0, 110, 255, 255])  # hits are most of a mask: mistakes shall stand out
-_DATE = (1980, 1, 1, 0, 0, 0)  # of every zip member, so that equal pictures make equal files
 
 
 # --- painting
@@ -162,7 +155,7 @@ def encode_layer(classes: UInt8, colors: Sequence[tuple[int, int, int]], opaciti
     return stream.getvalue()
 
 
-# --- layers, and the gallery of a fold
+# --- layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,33 +168,15 @@ class Layers:
     difference: bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """One image: whole and small, and the window with the most wrong pixels at full size."""
+def draw_layers(image: UInt8, prediction: Mask, truth: Mask) -> tuple[Layers, Layers]:
+    """Draw one image (H, W, 3) uint8 RGB with its (H, W) bool masks.
 
-    sample_id: str
-    kind: Kind
-    whole: Layers
-    window: Layers
-
-
-def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
-    """Which images to draw: the indices of the lowest scores, worst first, then random others.
-
-    The random ones are drawn without looking at the scores, so they show what is usual.
+    Returns:
+        The whole, made smaller, and the window with the most wrong pixels, at full size.
     """
-    order = np.argsort(scores, kind="stable")
-    others = np.random.default_rng(seed).permutation(np.sort(order[worst:]))
-    lowest: list[tuple[int, Kind]] = [(int(index), "worst") for index in order[:worst]]
-    return lowest + [(int(index), "random") for index in np.sort(others[:random])]
-
-
-def picture(sample_id: str, kind: Kind, image: UInt8, prediction: Mask, truth: Mask) -> Picture:
-    """Draw one image (H, W, 3) uint8 RGB with its (H, W) bool masks."""
     classes = compare(prediction, truth)
     place = worst_window(classes, _WINDOW)
-    whole = _layers(*shrink(image, classes, _WIDTH))
-    return Picture(sample_id, kind, whole, _layers(image[place], classes[place]))
+    return _layers(*shrink(image, classes, _WIDTH)), _layers(image[place], classes[place])
 
 
 def _layers(image: UInt8, classes: UInt8) -> Layers:
@@ -215,43 +190,15 @@ def _layers(image: UInt8, classes: UInt8) -> Layers:
     )
 
 
-def write(path: Path, pictures: Iterable[Picture]) -> None:
-    """Write the pictures as one zip, in one step: equal pictures make equal bytes."""
-    index = []
-    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for number, one in enumerate(pictures):
-            index.append({"sample_id": one.sample_id, "kind": one.kind})
-            for part, layers in (("whole", one.whole), ("window", one.window)):
-                for name, data in dataclasses.asdict(layers).items():
-                    archive.writestr(zipfile.ZipInfo(f"{number}/{part}/{name}", _DATE), data)
-        archive.writestr(zipfile.ZipInfo("index.json", _DATE), json.dumps(index))
+# --- which images
 
 
-# What zipfile raises where bytes of an archive are not what they were, beside KeyError.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+def choose(scores: Sequence[float], worst: int, random: int, seed: int) -> list[tuple[int, Kind]]:
+    """Which images to draw: the indices of the lowest scores, worst first, then random others.
 
-
-def read(path: Path) -> list[Picture]:
-    """Read what `write` wrote.
-
-    Raises:
-        UserError: the file is missing or damaged.
+    The random ones are drawn without looking at the scores, so they show what is usual.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            index = json.loads(archive.read("index.json"))
-            return [
-                Picture(
-                    entry["sample_id"], entry["kind"],
-                    _read_layers(archive, f"{number}/whole"),
-                    _read_layers(archive, f"{number}/window"),
-                )
-                for number, entry in enumerate(index)
-            ]  # fmt: skip
-    except (OSError, KeyError, TypeError, ValueError, *_DAMAGE) as error:
-        raise UserError(f"{path}: {error}; run the validate stage of this fold") from None
-
-
-def _read_layers(archive: zipfile.ZipFile, folder: str) -> Layers:
-    names = [field.name for field in dataclasses.fields(Layers)]
-    return Layers(**{name: archive.read(f"{folder}/{name}") for name in names})
+    order = np.argsort(scores, kind="stable")
+    others = np.random.default_rng(seed).permutation(np.sort(order[worst:]))
+    lowest: list[tuple[int, Kind]] = [(int(index), "worst") for index in order[:worst]]
+    return lowest + [(int(index), "random") for index in np.sort(others[:random])]
