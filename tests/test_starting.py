@@ -98,3 +98,15 @@ def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None
     wider = dataclasses.replace(theirs.description, network=network)
     with pytest.raises(UserError, match="weights that do not fit this network"):
         checkpoint.load_start(model.build(wider, "none"), path)
+
+
+def test_what_the_other_has_chosen_by_the_fold_counts_here_too(
+    places: tuple[Place, Place], tmp_path: Path
+) -> None:
+    path = places[0].runs / "fold0/model.pt"
+    theirs = model.load(path)
+    theirs.description = dataclasses.replace(theirs.description, choices="the epoch")
+    model.save(tmp_path / "model.pt", theirs, theirs.state_dict())
+    ours = model.build(theirs.description, "none")
+    assert checkpoint.load_start(ours, path) == ""
+    assert checkpoint.load_start(ours, tmp_path / "model.pt") == "the epoch"

@@ -102,7 +102,7 @@ def held_out_dice(histories: Mapping[int, pd.DataFrame]) -> str:
         axes = _axes()
         _lines(axes, histories, "dice")
         axes.set_ylabel("Dice")
-        values = np.concatenate([history["dice"] for history in histories.values()])
+        values = np.concatenate([history["dice"].dropna() for history in histories.values()])
         _stretch(axes, "y", values)
         axes.legend(loc="lower right")
         return _svg(axes)
@@ -110,6 +110,7 @@ def held_out_dice(histories: Mapping[int, pd.DataFrame]) -> str:
 
 def _lines(axes: Axes, histories: Mapping[int, pd.DataFrame], column: str) -> None:
     for i, (fold, history) in enumerate(histories.items()):
+        history = history.dropna(subset=[column])  # epochs that were not scored
         axes.plot(
             history["epoch"], history[column], color=_SERIES[i % len(_SERIES)],
             linestyle=_DASHES[i % len(_DASHES)], label=f"fold {fold}", marker="o", markersize=3,

@@ -349,7 +349,9 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     start = None
     if settings.weights.init_from != "none":
         start = checkpoint.find_start(settings.weights.init_from, fold, paths)
-        checkpoint.load_start(network, start)
+        theirs, ours = checkpoint.load_start(network, start), network.description.choices
+        choices = ", ".join(filter(None, [ours, theirs]))  # they count as those of this training
+        network.description = dataclasses.replace(network.description, choices=choices)
     if settings.sync_batchnorm:
         distributed.synchronize_batchnorm(fabric, network)
     fabric.print(
