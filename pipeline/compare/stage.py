@@ -230,7 +230,8 @@ def difference(table: pd.DataFrame, measure: str) -> Difference:
         verdict = "no difference beyond chance"
     else:
         verdict = "better" if (mean > 0) == more_is_better else "worse"
-        verdict += f" by {abs(mean):.6f} ({abs(low):.6f} to {abs(high):.6f})"
+        least, most = sorted((abs(low), abs(high)))
+        verdict += f" by {abs(mean):.6f} ({least:.6f} to {most:.6f})"
     return Difference(title, float(first.mean()), float(second.mean()), mean, low, high, verdict)
 
 

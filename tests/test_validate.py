@@ -1,0 +1,111 @@
+"""What validate keeps is what the fold's own network says, with its flips, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_recipe, write_tiny_archives, write_yaml
+
+from pipeline.__main__ import main
+from pipeline.data import samples
+from pipeline.data.archives import Archives
+from pipeline.evaluation import judge, out_of_fold
+from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
+from pipeline.paths import Paths, recipe_file
+from pipeline.recipe import read
+from pipeline.support import hardware
+from pipeline.support.errors import UserError
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """A tiny project with a network of random weights for each of two folds."""
+    monkeypatch.chdir(tmp_path)
+    paths = Paths.of("tiny")
+    write_yaml(recipe_file("tiny"), tiny_recipe())
+    write_tiny_archives(paths.raw)
+    main(["split", "tiny"])
+    for fold in (0, 1):
+        save(paths, fold)
+    return paths
+
+
+def save(paths: Paths, fold: int, spoil: bool = False) -> model.Segmenter:
+    torch.manual_seed(fold)
+    network = {"architecture": "cnn", "widths": [4, 4]}
+    description = model.Description(network, (32, 64), "area", (0.5,) * 3, (0.1,) * 3, 1, fold)
+    built = model.build(description, "none").eval()
+    if spoil:
+        with torch.no_grad():
+            next(built.parameters()).fill_(torch.nan)
+    model.save(paths.model(fold), built, built.state_dict())
+    return built
+
+
+def validate(tta: str) -> None:
+    recipe = tiny_recipe()
+    recipe["validate"]["tta"] = tta
+    write_yaml(recipe_file("tiny"), recipe)
+    main(["validate", "tiny", "--fold", "1"])
+
+
+def levels(paths: Paths) -> np.ndarray:
+    rows = samples.held_out(samples.read(paths.samples), 1)
+    return np.stack([one.levels() for one in judge.open_levels(paths, 1, rows).images()])
+
+
+@pytest.mark.parametrize("tta", ["none", "hflip"])
+def test_levels_are_those_of_the_fold_s_network_and_its_flips(project: Paths, tta: str) -> None:
+    validate(tta)
+    fabric = hardware.launch("cpu", "32-true", 1, 1, 1)
+    network = model.load(project.model(1))
+    predictor = Predictor.of({"it": network}, tta, fabric, 4, 0)  # type: ignore[arg-type]
+    rows = samples.held_out(samples.read(project.samples), 1)
+    expected = [one.levels for one in predictor.predict(rows, Archives(project.raw))]
+    np.testing.assert_array_equal(levels(project), expected)
+
+
+def test_flips_make_a_difference(project: Paths) -> None:
+    validate("none")
+    once = levels(project)
+    validate("hflip")
+    assert (levels(project) != once).any()
+
+
+def test_counts_and_the_printed_dice_are_of_what_was_kept(
+    project: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validate("none")
+    found = out_of_fold.read(project, [1])
+    mean = np.mean([one.dice for one in found.measures])
+    assert f"fold 1: out-of-fold Dice {mean:.5f} at 0.5, 6 images" in capsys.readouterr().out
+    before = found.counts
+    settings = read.load(recipe_file("tiny")).validate_
+    again = judge.judge_fold(project, 1, list(found.rows), 1, settings, "")
+    np.testing.assert_array_equal([one.counts for one in again], before)
+
+
+def test_a_network_that_says_nan_is_named_and_leaves_nothing(project: Paths) -> None:
+    save(project, 1, spoil=True)
+    with pytest.raises(SystemExit, match=r"fold1/model\.pt: .*\.jpg is NaN or infinite"):
+        validate("none")
+    assert not project.counts(1).exists() and not project.oof_levels(1).exists()
+
+
+def test_a_network_of_another_fold_is_refused(project: Paths) -> None:
+    project.model(1).write_bytes(project.model(0).read_bytes())
+    with pytest.raises(SystemExit, match="trained without fold 0, expected fold 1"):
+        validate("none")
+
+
+def test_damaged_levels_are_noticed_and_name_the_stage(project: Paths) -> None:
+    validate("none")
+    (chunk,) = project.oof_levels(1).glob("*.levels")
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 3] ^= 1
+    chunk.write_bytes(data)
+    rows = samples.held_out(samples.read(project.samples), 1)
+    with pytest.raises(UserError, match="run the validate stage of this fold again"):
+        judge.open_levels(project, 1, rows)
