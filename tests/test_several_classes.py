@@ -23,6 +23,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = smaller(yaml.safe_load((ROOT / "recipes/oxford-pets.yaml").read_text()))
     one_phase(recipe, epochs=20)
     recipe["train"]["model"]["width"] = 4
+    # Scored after each epoch are then the images that are held out, too.
+    recipe["split"] |= {"held_out": 0.4, "validation": "none"}
     recipe["train"]["validation"]["patience"] = "none"
     write_yaml(folder / "recipes/tiny.yaml", recipe)
     write_yaml(folder / "params.yaml", {"recipes": ["tiny"], "folds": [0]})
