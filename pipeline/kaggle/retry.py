@@ -80,9 +80,8 @@ class RetryAdapter(HTTPAdapter):
             backoff_max=policy.longest_pause,
         )
         super().__init__(max_retries=retries)
-        logging.getLogger("urllib3").setLevel(
-            logging.ERROR
-        )  # it logs addresses, signatures and all
+        # Its warnings hold whole addresses, signatures and all.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._timeout = (policy.connect, policy.read)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
