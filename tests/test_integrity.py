@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import gif, jpeg, tiny_image, tiny_mask
 from kaggle_server import zipped
+from PIL import Image
 
 from pipeline.data.archives import Archives
 from pipeline.data.rows import read_rows
@@ -131,4 +132,21 @@ def test_a_picture_that_comes_without_a_hash(tmp_path: Path, ending: str) -> Non
     )
     half = len(whole) // 2
     splice = whole[:half] + (other_whole * 99)[half : len(whole)]
-    assert flaw(write(path, splice), name, NOTHING)
+    assert flaw(write(path, splice), name, NOTHING, arrived=True)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("sampling", [0, 2])
+def test_a_whole_jpeg_of_any_kind(tmp_path: Path, mode: str, sampling: int) -> None:
+    """One that decoders get over is refused from a network, and left to its owner at home."""
+    path = tmp_path / "picture"
+    picture = Image.fromarray(tiny_image(tiny_mask(0), 0)).convert(mode)
+    picture.save(path, "JPEG", subsampling=sampling)
+    assert flaw(path, "a.jpg", NOTHING, arrived=True) is None
+    if mode == "RGB":
+        whole, got_over = path.read_bytes(), 0
+        for at in range(len(whole) // 2, len(whole) - 2, 9):
+            write(path, whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+            if not flaw(path, "a.jpg", NOTHING):
+                got_over += flaw(path, "a.jpg", NOTHING, arrived=True) is not None
+        assert got_over

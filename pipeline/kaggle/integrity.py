@@ -35,14 +35,16 @@ class Expected:
     crc32c: str | None = None
 
 
-def flaw(path: Path, name: str, expected: Expected) -> str | None:
+def flaw(path: Path, name: str, expected: Expected, arrived: bool = False) -> str | None:
     """What is wrong with a file, in words, or None when all that is known of it holds.
 
     Args:
         path: where it lies.
         name: what it is called; a zip is read through, each member against its checksum, and a
-            picture that came without a hash is decoded.
+            picture without a hash is decoded.
         expected: by its server.
+        arrived: it came over a network: a picture is to have no fault at all, not even one that
+            decoders get over. A user's own may.
     """
     if not (size := path.stat().st_size):
         return "found an empty file"
@@ -55,23 +57,27 @@ def flaw(path: Path, name: str, expected: Expected) -> str | None:
     if name.lower().endswith(".zip"):
         return _zip_flaw(path)
     has_hash = expected.md5 or expected.crc32c
-    return _picture_flaw(path) if name.lower().endswith(_PICTURES) and not has_hash else None
+    return (
+        None if has_hash or not name.lower().endswith(_PICTURES) else _picture_flaw(path, arrived)
+    )
 
 
-def _picture_flaw(path: Path) -> str | None:
+def _picture_flaw(path: Path, strict: bool) -> str | None:
     """What a decoder finds; a JPEG has no checksums, so not every wrong byte shows."""
     import simplejpeg  # brings numpy, and most downloads have hashes
     from PIL import Image, UnidentifiedImageError
 
     try:
-        if path.read_bytes()[:2] == b"\xff\xd8":
-            simplejpeg.decode_jpeg(path.read_bytes())  # strict: what others repair is an error
-        else:
-            with Image.open(path) as picture:
-                picture.load()
+        with Image.open(path) as picture:
+            picture.load()
+            is_jpeg = picture.format == "JPEG"
+        if strict and is_jpeg:
+            simplejpeg.decode_jpeg(path.read_bytes())  # tells of what Pillow repairs
+    except UnidentifiedImageError:
+        return f"not a whole picture (of no known kind; it starts with {_start(path)})"
     except (ValueError, OSError, SyntaxError) as error:  # the last one by Pillow, of PNG
-        said = "of no known kind" if isinstance(error, UnidentifiedImageError) else error
-        return f"not a whole picture ({said}; it starts with {_start(path)})"
+        if "DecompressHeader" not in str(error):  # simplejpeg's, of a sampling it has no name for
+            return f"not a whole picture ({error}; it starts with {_start(path)})"
     return None
 
 

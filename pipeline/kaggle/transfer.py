@@ -292,7 +292,7 @@ def _check(part: Path, remote: _Remote) -> None:
     if start.startswith(_PAGE_STARTS) and not remote.name.endswith((".html", ".xml")):
         part.unlink()
         raise _page(remote.name, "a web page")
-    if problem := integrity.flaw(part, remote.name, remote.expected):
+    if problem := integrity.flaw(part, remote.name, remote.expected, arrived=True):
         raise Corrupt(problem)
     if remote.expected == Expected() and not remote.name.lower().endswith(".zip"):
         part.unlink()
