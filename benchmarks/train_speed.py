@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.augmentation import Augmentation
 from pipeline.data import samples
 from pipeline.data.archives import Archives
-from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.images import read_image, read_mask
 from pipeline.data.samples import Sample
 from pipeline.networks import model
 from pipeline.recipe import read
@@ -164,8 +164,8 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         row, size = self._rows[index], self._settings.size[::-1]
-        image = decode_image(self._archives.read(row.image), row.size, row.image)
-        mask = decode_mask(self._archives.read(row.mask), row.size, row.mask, row.values)
+        image = read_image(self._archives, row)
+        mask = read_mask(self._archives, row)
         image, mask = cv2.resize(image, size), cv2.resize(mask, size)
         image, mask = self._augment(image.astype(np.uint8), mask.astype(np.uint8), index)
         normalized = (image / np.float32(255) - np.float32(0.45)) / np.float32(0.225)

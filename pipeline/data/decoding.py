@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.archives import Archives, DamagedMemberError
-from pipeline.data.images import BadImageError, decode_image, resize_image
+from pipeline.data.images import BadImageError, read_image, resize_image
 from pipeline.data.samples import Sample
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.concurrency import ordered
@@ -82,7 +82,7 @@ def _decode(row: Sample, archives: Archives, out: UInt8, resize: Resize) -> tupl
     """Decode one image into `out`; return what is wrong with it and the seconds it took."""
     start = time.perf_counter()
     try:
-        image = decode_image(archives.read(row.image), row.size, row.image)
+        image = read_image(archives, row)
     except (BadImageError, DamagedMemberError) as error:
         out[:] = 0
         return str(error), time.perf_counter() - start

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pipeline.data import rows as mask_rows
 from pipeline.data.archives import Archives, base_name
-from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.images import read_image, read_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
 from pipeline.evaluation.out_of_fold import Judged
@@ -40,7 +40,7 @@ def true_classes(archives: Archives, row: Sample) -> UInt8:
     Raises:
         UserError: the mask does not decode.
     """
-    return decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
+    return read_mask(archives, row)
 
 
 def judge_fold(
@@ -97,7 +97,7 @@ def _draw(
 
     images = kept.some(row.sample_id for row in rows)
     for rank, (kind, row, kept_image) in enumerate(zip(kinds, rows, images, strict=True), start=1):
-        image = decode_image(archives.read(row.image), row.size, row.image)
+        image = read_image(archives, row)
         mask = scale.decide(kept_image.levels(), row.size) > 0
         truth = true_classes(archives, row) > 0
         number = rank if kind == "worst" else rank - kinds.index("random")

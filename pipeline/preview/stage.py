@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.augmentation import Augmentation
 from pipeline.data import samples
 from pipeline.data.archives import Archives
-from pipeline.data.images import decode_image, decode_mask, resize_image, soft_target
+from pipeline.data.images import read_image, read_mask, resize_image, soft_target
 from pipeline.data.samples import Sample
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
@@ -63,8 +63,8 @@ def _see(recipe: Recipe, rows: Sequence[Sample], paths: Paths) -> Iterator[Seen]
     augment = Augmentation(train.augment)
     seeds = np.random.default_rng(train.seed).integers(2**32, size=(len(rows), _TIMES))
     for row, own in zip(rows, seeds.tolist(), strict=True):
-        image = decode_image(archives.read(row.image), row.size, row.image)
-        mask = decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
+        image = read_image(archives, row)
+        mask = read_mask(archives, row)
         small = resize_image(image, train.size, train.resize)
         target = soft_target(mask, train.size, row.classes)
         changed = (augment(small.copy(), target.copy(), seed) for seed in own)
@@ -136,6 +136,6 @@ def _shares(recipe: Recipe, rows: Sequence[Sample], paths: Paths) -> list[tuple[
     counts = np.zeros((len(drawn), len(labels)))
     for place, index in enumerate(drawn):
         row = rows[index]
-        mask = decode_mask(archives.read(row.mask), row.size, row.mask, row.values)
+        mask = read_mask(archives, row)
         counts[place] = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
     return list(zip([label.name for label in labels], counts.mean(axis=0).tolist(), strict=True))

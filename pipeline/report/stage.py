@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.data import rows as mask_rows
 from pipeline.data.archives import Archives, base_name
-from pipeline.data.images import decode_image
+from pipeline.data.images import read_image
 from pipeline.data.samples import Sample
 from pipeline.masks import rle
 from pipeline.paths import Paths
@@ -104,6 +104,6 @@ def _drawn(
     for name, text in mask_rows.read_rows(paths.submission_file):
         if name in wanted and not notes[name].error:
             row = test[name]
-            image = decode_image(archives.read(row.image), row.size, row.image)
+            image = read_image(archives, row)
             drawn = outline(image, rle.decode(text, *row.size), _WIDTH)
             yield name, encode_jpeg(drawn, _QUALITY)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pipeline.augmentation import Augmentation
 from pipeline.data.archives import Archives
-from pipeline.data.images import decode_image, decode_mask, resize_image, soft_target
+from pipeline.data.images import read_image, read_mask, resize_image, soft_target
 from pipeline.data.samples import Sample
 from pipeline.support import files, fingerprint
 from pipeline.support.arrays import Size, UInt8
@@ -70,8 +70,8 @@ class Decoder:
     def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
         """Image (H, W, 3) and soft target (H, W) or (H, W, C), uint8, of one row."""
         row = self.rows[position]
-        image = decode_image(self.archives.read(row.image), row.size, row.image)
-        mask = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
+        image = read_image(self.archives, row)
+        mask = read_mask(self.archives, row)
         target = soft_target(mask, self.size, row.classes)
         return resize_image(image, self.size, self.resize), target
 

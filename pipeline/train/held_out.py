@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.data.archives import Archives
-from pipeline.data.images import decode_image, decode_mask
+from pipeline.data.images import read_image, read_mask
 from pipeline.data.samples import Sample
 from pipeline.levels import scale
 from pipeline.metrics import classes
@@ -198,7 +198,7 @@ class HeldOut:
         """True class indices (H, W) at full resolution, 0 or 1 of one class."""
         kept = self._masks.get(row.sample_id)
         if kept is None:
-            mask = decode_mask(self.archives.read(row.mask), row.size, row.mask, row.values)
+            mask = read_mask(self.archives, row)
             truth = (mask > 0).astype(np.uint8) if row.classes == 1 else mask
             if self.keep:
                 self._masks[row.sample_id] = np.packbits(truth) if row.classes == 1 else truth
@@ -208,7 +208,7 @@ class HeldOut:
         return np.unpackbits(kept, count=row.height * row.width).reshape(row.size)
 
     def _picture(self, row: Sample, found: UInt8, truth: UInt8) -> UInt8:
-        image = decode_image(self.archives.read(row.image), row.size, row.image)
+        image = read_image(self.archives, row)
         height = max(1, round(row.height * SHOWN_WIDTH / row.width))
         painted = overlay(image, found > 0, truth > 0)
         small = cv2.resize(painted, (SHOWN_WIDTH, height), interpolation=cv2.INTER_AREA)
