@@ -26,7 +26,7 @@ from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
 from pipeline.evaluation.out_of_fold import Judged, Measures
 from pipeline.levels import scale
-from pipeline.masks import parts, rle, runs
+from pipeline.masks import regions, rle
 from pipeline.metrics import dice
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
@@ -187,10 +187,10 @@ def time_checks(truths: list[np.ndarray], rows: int = 3000) -> None:
     sanity.examine(given, test, notes, expected)
     checked = (time.perf_counter() - started) / rows * 1e6
 
-    true = runs.of_mask(truths[0])
+    true = regions.of_mask(truths[0])
     started = time.perf_counter()
     for _, text in given:
-        runs.dice(runs.read(text, height, width), true)
+        regions.dice(rle.read(text, height, width), true)
     scored = (time.perf_counter() - started) / rows * 1e6
 
     started = time.perf_counter()
@@ -200,7 +200,7 @@ def time_checks(truths: list[np.ndarray], rows: int = 3000) -> None:
     pixels = (time.perf_counter() - started) / len(texts) * 1e6
     started = time.perf_counter()
     for text in texts:
-        parts.measure(runs.read(text, height, width), width)
+        regions.measure(rle.read(text, height, width), width)
     from_runs = (time.perf_counter() - started) / len(texts) * 1e6
     print(f"sanity check: {checked:.0f} us a row, {checked * 100_064 / 1e6:.0f} s for 100,064")
     print(f"area and parts from runs {from_runs:.0f} us, from pixels {pixels:.0f} us a row")

@@ -61,9 +61,14 @@ def blend(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predict the test images with every fold's network, write and check the submission."""
+    """Predict the test images with every fold's network; keep what they say, decide nothing."""
     recipe = _trained(args)
-    _verb("predict.stage").run(recipe, _paths(args), _folds(args, recipe))
+    _verb("predict").run(recipe, _paths(args), _folds(args, recipe))
+
+
+def encode(args: argparse.Namespace) -> None:
+    """Make the submission of the kept predictions at the tuned threshold, and check it."""
+    _verb("encode").run(_recipe(args), _paths(args))
 
 
 def report(args: argparse.Namespace) -> None:
@@ -202,7 +207,8 @@ def _add(verbs: Any, run: Run, recipe: str = "required") -> argparse.ArgumentPar
             default=[],
             metavar="NAME=PATH",
             help="where one of the recipe's places lies, if not at its usual path: archives, raw, "
-            "samples, runs, oof, evaluation, submission, work, logs; may be given several times",
+            "samples, runs, oof, kept, evaluation, submission, work, logs; may be given several "
+            "times",
         )
     return parser
 
@@ -222,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
     for stage in (tune, predict, blend, report):
+        if stage is report:
+            _add(verbs, encode)  # here, so that --help lists stages as they run
         one = _add(verbs, stage)
         one.add_argument(
             "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.data.images import BadImageError
 from pipeline.evaluation.decision import Decision
 from pipeline.levels import scale
-from pipeline.masks import parts
+from pipeline.masks.clean_up import CleanUp
 from pipeline.networks import model
 from pipeline.networks.predictor import Predictor
 from pipeline.paths import Paths
@@ -125,14 +125,12 @@ def _reason(error: Exception) -> str:
 class Cutter:
     """Networks and how to decide with them, as the test images' masks are decided.
 
-    Foreground is what reaches the probability `level`/256 at full resolution. Of several classes
-    the level means nothing: the most probable one wins there, and the first of them is
-    background. `largest` keeps the mask's largest part alone (one class).
+    Of several classes the most probable one wins, and the first of them is background; there
+    is no `decision` then.
     """
 
     predictor: Predictor
-    level: int
-    largest: bool
+    decision: Decision | None
 
     @classmethod
     def of(cls, recipe: Recipe, paths: Paths, threshold: float | None) -> "Cutter":
@@ -143,14 +141,14 @@ class Cutter:
         """
         models = model.load_alike(paths.model(fold) for fold in _folds(paths.runs))
         classes = next(iter(models.values())).description.classes
-        level = _level(threshold, paths.metrics, classes)
+        decision = _decide(threshold, paths.metrics, classes)
         runtime = recipe.runtime
         # One photo after another keeps one device busy, whatever runtime.devices says.
         fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
         if runtime.deterministic:
             hardware.make_deterministic()
         predictor = Predictor.of(models, recipe.validate_.tta, fabric, batch_size=1, workers=0)
-        return cls(predictor, level, recipe.predict.keep == "largest")
+        return cls(predictor, decision)
 
     def cut(self, image: UInt8, name: str) -> Mask:
         """What the networks take for foreground in an image (H, W, 3), uint8 RGB: bool (H, W).
@@ -158,9 +156,10 @@ class Cutter:
         Raises:
             UserError: a network's output for it is NaN or infinite; `name` says which image.
         """
-        levels = self.predictor.of_image(image, name)
-        mask = scale.decide(levels, (image.shape[0], image.shape[1]), self.level) > 0
-        return parts.largest(mask) if self.largest and levels.ndim == 2 else mask
+        levels, size = self.predictor.of_image(image, name), (image.shape[0], image.shape[1])
+        if self.decision is None:
+            return scale.decide(levels, size) > 0
+        return self.decision.mask(levels, size)
 
 
 def _folds(runs: Path) -> list[int]:
@@ -175,23 +174,24 @@ def _folds(runs: Path) -> list[int]:
     return folds
 
 
-def _level(asked: float | None, metrics: Path, classes: int) -> int:
-    """The level to cut at: that of `asked`, else of the tuned threshold; for one class alone."""
+def _decide(asked: float | None, metrics: Path, classes: int) -> Decision | None:
+    """What was tuned, with the threshold `asked` for in its place; None for several classes."""
     if classes > 1:
         if asked is not None:
             raise UserError(
                 f"--threshold: found {asked} for networks of {classes} classes, whose most "
                 f"probable one wins; leave it out"
             )
-        return scale.nearest(0.5)
+        return None
     if asked is None:
         try:
-            return scale.nearest(Decision.read(metrics).threshold)
+            return Decision.read(metrics)
         except UserError as error:
             raise UserError(f"{error}, or give --threshold") from None
     if not 1 / 256 <= asked < 1:
         raise UserError(f"--threshold: found {asked}, expected at least 1/256 and less than 1")
-    return scale.nearest(asked)
+    clean_up = Decision.read(metrics).clean_up if metrics.exists() else CleanUp()
+    return Decision(scale.nearest(asked), clean_up)
 
 
 # --- the command

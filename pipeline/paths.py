@@ -135,6 +135,11 @@ class Paths:
         return self.evaluation / "prediction.json"
 
     @property
+    def encoding(self) -> Path:
+        """The figures of the submission."""
+        return self.evaluation / "submission.json"
+
+    @property
     def submission_file(self) -> Path:
         """What Kaggle takes."""
         return self.submission / "submit.csv.gz"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import rows as mask_rows
-from pipeline.masks import rle, runs, truth
+from pipeline.masks import regions, rle, truth
 from pipeline.masks.truth import Mask
 from pipeline.support import concurrency
 from pipeline.support.arrays import Size
@@ -72,7 +72,7 @@ def _score(
 ) -> tuple[str, float]:
     true, size = masks[truth.stem(name)]()
     try:
-        return name, runs.dice(runs.read(text, *size), true)
+        return name, regions.dice(rle.read(text, *size), true)
     except rle.RleError as error:
         raise UserError(
             f"{path}: row {number}, {name}: {error}; the true mask is {size[0]}x{size[1]} "

@@ -71,7 +71,7 @@ def prepare(recipe: Recipe, paths: Paths, message: str, wait: bool) -> tuple[str
     _check_message(message)
     files.check_writable(LEDGER.parent)
     summary = _check_file(paths)
-    workspace.require_current(f"predict@{paths.recipe}")
+    workspace.require_current(f"encode@{paths.recipe}")
     row = _row(paths, message)
     _in_ledger(row, wait)
     print(

@@ -1,4 +1,4 @@
-"""Runs the stage `predict` again and again in forked processes, so that a start costs nothing.
+"""Runs the stages `predict` and `encode` in forked processes, so that a start costs nothing.
 
 A line of JSON in: {"arguments", "folder", "log", "chunk", "kill_after"}; a line out:
 {"status", "seconds"}. Nothing here starts a thread before a fork, so none is lost in one.
@@ -13,10 +13,9 @@ import time
 import numpy as np
 import torch
 
+from pipeline import encode, predict
 from pipeline.__main__ import main
 from pipeline.masks import rle
-from pipeline.predict import csv_rows
-from pipeline.predict import stage as predict
 
 
 def child(order: dict) -> None:
@@ -41,8 +40,10 @@ def child(order: dict) -> None:
 
 
 def load_compiled() -> None:
-    words = np.zeros((1, 1), np.uint64)
-    rle.check(csv_rows.encode(["a"], words, 64).split(b",")[1].strip(), 8, 8)
+    mask = np.eye(8, dtype=np.uint8)
+    mask.flags.writeable = False
+    assert rle.check(rle.encode(mask), 8, 8) == 8
+    assert encode.__doc__
 
 
 torch.set_num_threads(1)

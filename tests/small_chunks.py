@@ -1,7 +1,7 @@
 """The stage `predict` as a command, with chunks of four images, so that processes can share."""
 
+from pipeline import predict
 from pipeline.__main__ import main
-from pipeline.predict import stage as predict
 
 predict.CHUNK = 4
 if __name__ == "__main__":

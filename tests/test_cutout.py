@@ -1,6 +1,7 @@
-"""`pipeline cutout` with networks trained for a moment, against the stage `predict`."""
+"""`pipeline cutout` with networks trained for a moment, against the submission."""
 
 import dataclasses
+import json
 import shlex
 import shutil
 import sys
@@ -22,7 +23,8 @@ from pipeline import cutout
 from pipeline.__main__ import main
 from pipeline.data import rows
 from pipeline.data.images import decode_image
-from pipeline.masks import parts, rle, runs
+from pipeline.evaluation.decision import Decision
+from pipeline.masks import clean_up, regions, rle
 from pipeline.networks import model
 from pipeline.networks.predictor import Predictor
 
@@ -73,6 +75,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stage("validate", fold)
         stage("tune")
         stage("predict")
+        stage("encode")
     return folder
 
 
@@ -155,7 +158,7 @@ def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
     assert run("car.jpg").code == 0
     models = model.load_alike(Path(f"runs/tiny/fold{fold}/model.pt") for fold in (0, 1))
     predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0)
-    cutter = cutout.Cutter(predictor, 102, False)
+    cutter = cutout.Cutter(predictor, Decision(102))
     as_predict = cutter.cut(decode_image(data, (320, 480), "car.jpg"), "car.jpg")
     assert 0.01 < as_predict.mean() < 0.99
     assert np.mean(written("car")[1] != as_predict) < 0.01
@@ -245,17 +248,18 @@ def test_a_threshold_given_counts_instead_of_the_tuned_one(project: Path, run: R
     assert masks[2].sum() > masks[0].sum() > masks[3].sum()
 
 
-def test_the_largest_part_alone_where_the_recipe_says_so(project: Path, run: Run) -> None:
+def test_the_largest_part_alone_where_tuning_says_so(project: Path, run: Run) -> None:
     twice = np.concatenate([pixels(NAMES[0]), pixels(NAMES[1])], axis=1)
     Image.fromarray(twice).save("two.png")
     assert run("two.png", "--threshold", "0.5").code == 0
     every = written("two")[1]
-    assert parts.measure(runs.of_mask(every), every.shape[1]).count > 1
-    recipe = yaml.safe_load(Path("recipes/tiny.yaml").read_text())
-    recipe["predict"]["keep"] = "largest"
-    write_yaml(Path("recipes/tiny.yaml"), recipe)
+    assert regions.measure(regions.of_mask(every), every.shape[1]).count > 1
+    metrics = Path("eval/tiny/metrics.json")
+    tuned = json.loads(metrics.read_text())
+    tuned["clean_up"]["keep_largest"] = True
+    metrics.write_text(json.dumps(tuned))
     assert run("two.png", "--threshold", "0.5").code == 0
-    np.testing.assert_array_equal(written("two")[1], parts.largest(every))
+    np.testing.assert_array_equal(written("two")[1], clean_up.keep_largest(every))
 
 
 def test_an_empty_mask_is_told(project: Path, run: Run) -> None:

@@ -88,7 +88,8 @@ def test_a_tiny_version_of_every_recipe_runs(
     if recipe["split"]["validation"] != "none":
         assert samples.validation(table, 0) and not metrics["flatters"], "chosen by others"
     run("predict")
-    told = json.loads((tmp_path / "eval/tiny/prediction.json").read_text())
+    run("encode")
+    told = json.loads((tmp_path / "eval/tiny/submission.json").read_text())
     assert told["images"] == len(samples.test(table))
     submitted = tmp_path / "submissions/tiny/submit.csv.gz"
     assert submitted.exists() == bool(samples.test(table))

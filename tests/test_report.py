@@ -277,7 +277,7 @@ def test_any_test_image_can_be_asked_for(finished: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
-        ("submission/masks.csv", "predict"),
+        ("submission/masks.csv", "encode"),
         ("eval/views.csv", "tune"),
         ("eval/metrics.json", "tune"),
         ("oof/fold1-levels/chunk-00000.levels", "validate"),

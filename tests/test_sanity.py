@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.data.samples import NO_FOLD, Sample
 from pipeline.masks import rle
+from pipeline.masks.submission import Note
 from pipeline.report import sanity
-from pipeline.report.sanity import Note
 from pipeline.support.errors import UserError
 
 HEIGHT, WIDTH = 100, 100
@@ -135,7 +135,7 @@ def test_notes_are_read_and_must_fit(tmp_path: Path) -> None:
     }
     for wrong in ("img,error\n", "img,area,disagreement,error\na.jpg,many,0,\n"):
         path.write_text(wrong)
-        with pytest.raises(UserError, match=r"masks\.csv: .*run the predict stage"):
+        with pytest.raises(UserError, match=r"masks\.csv: .*run the encode stage"):
             sanity.read_notes(path)
     with pytest.raises(UserError, match=r"no row 'a_01\.jpg'"):
         sanity.examine([("a_01.jpg", "")], [row("a", 1)], {}, sanity.usual(training(), 1))

@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_pets(folder / "data/tiny/raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for stage in ("split", "train", "validate", "tune", "predict", "report"):
+        for stage in ("split", "train", "validate", "tune", "predict", "encode", "report"):
             run(stage)
     return folder
 
@@ -82,7 +82,8 @@ def test_there_is_nothing_to_submit(
 ) -> None:
     monkeypatch.chdir(finished)
     run("predict")
-    assert "no test images, so there is no submission to write" in capsys.readouterr().out
+    run("encode")
+    assert "no test images, so there is no submission" in capsys.readouterr().out
     assert not (finished / "submissions/tiny/submit.csv.gz").exists()
 
 

@@ -38,7 +38,7 @@ from pipeline.support import files, table
 
 BIN = Path(sys.executable).parent
 TRAINING = (ROOT / "docs/training.md").read_text()
-STAGES = ("download", "split", "train", "validate", "tune", "predict", "report")
+STAGES = ("download", "split", "train", "validate", "tune", "predict", "encode", "report")
 
 
 class Project:
@@ -103,8 +103,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     patch = pytest.MonkeyPatch()
     patch.setenv("PIPELINE_DATA", str(project.archives))
     assert sorted(project.repro()) == [
-        "download@tiny", "predict@tiny", "report@tiny", "split@tiny", "train@tiny-0",
-        "train@tiny-1", "tune@tiny", "validate@tiny-0", "validate@tiny-1",
+        "download@tiny", "encode@tiny", "predict@tiny", "report@tiny", "split@tiny",
+        "train@tiny-0", "train@tiny-1", "tune@tiny", "validate@tiny-0", "validate@tiny-1",
     ]  # fmt: skip
     yield project
     patch.undo()
@@ -162,20 +162,21 @@ def test_a_second_run_does_nothing(finished: Project) -> None:
 def test_a_change_reruns_what_follows_from_it_alone(finished: Project) -> None:
     finished.change("tiny", "tune", bootstrap=60)
     ran = finished.repro()
-    assert [name for name in ran if name != "predict@tiny"] == ["tune@tiny", "report@tiny"]
-    finished.change("tiny", "predict", compression=1)
-    assert finished.repro() == ["predict@tiny", "report@tiny"]
+    assert ran == ["tune@tiny", "encode@tiny", "report@tiny"], "no network for a threshold"
+    finished.change("tiny", "encode", compression=1)
+    assert finished.repro() == ["encode@tiny", "report@tiny"]
     finished.change("tiny", "runtime", batch_size=3)
     assert finished.repro() == [], "runtime is never tracked"
     finished.change("tiny", "validate", tta="none")
     assert finished.repro() == [
-        "validate@tiny-0", "validate@tiny-1", "tune@tiny", "predict@tiny", "report@tiny",
+        "validate@tiny-0", "validate@tiny-1", "tune@tiny", "predict@tiny", "encode@tiny",
+        "report@tiny",
     ], "not train"  # fmt: skip
 
 
 def test_switching_recipes_and_back_recomputes_nothing(finished: Project) -> None:
     finished.params(["other"])
-    assert len(finished.repro()) == 9
+    assert len(finished.repro()) == 10
     finished.params(["tiny"])
     assert finished.repro() == []
     finished.params(["other", "tiny"])
@@ -251,7 +252,7 @@ def test_a_wrong_recipe_stops_every_stage_before_it_works(broken: Project) -> No
 def test_missing_inputs_name_the_stage_to_run(broken: Project) -> None:
     files_before = sorted((broken.folder / "submissions").rglob("*"))
     shutil.rmtree(broken.folder / "eval")
-    refused(broken.stage("predict"), "metrics.json", "run the tune stage first")
+    refused(broken.stage("encode"), "metrics.json", "run the tune stage first")
     (broken.folder / "oof/tiny/fold1.npz").unlink()
     refused(broken.stage("tune"), "fold1.npz", "run the validate stage of this fold")
     (broken.folder / "runs/tiny/fold0/model.pt").unlink()
@@ -320,10 +321,11 @@ def test_a_bad_test_image_fails_or_is_left_empty(broken: Project) -> None:
         whole = archive.read(f"test/{bad}")
     replace_member(raw / "test.zip", f"test/{bad}", whole[:-300])
     before = (broken.folder / "submissions/tiny/submit.csv.gz").read_bytes()
-    refused(broken.stage("predict"), bad, "cut short", "predict.on_bad_image")
+    assert bad in broken.stage("predict").stderr
+    refused(broken.stage("encode"), bad, "cut short", "encode.on_bad_image")
     assert (broken.folder / "submissions/tiny/submit.csv.gz").read_bytes() == before
-    broken.change("tiny", "predict", on_bad_image="empty")
-    done = broken.stage("predict")
+    broken.change("tiny", "encode", on_bad_image="empty")
+    done = broken.stage("encode")
     assert done.returncode == 0, done.stderr
     assert f"left empty: test.zip!test/{bad}" in done.stdout
     rows = dict(mask_rows.read_rows(broken.folder / "submissions/tiny/submit.csv.gz"))

@@ -174,7 +174,7 @@ def test_outs_are_where_paths_says() -> None:
     }
     known = {str(getattr(paths, name)) for name in vars(Paths) if not name.startswith("_")
              if isinstance(getattr(paths, name), Path)}  # fmt: skip
-    known |= {str(getattr(paths, name)) for name in ("raw", "samples", "submission")}
+    known |= {str(getattr(paths, name)) for name in ("raw", "samples", "submission", "kept")}
     for name in (
         "model",
         "history",
@@ -202,13 +202,13 @@ def loads(verb: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "verb", ["download", "split", "tune", "submit", "score", "report", "status"]
+    "verb", ["download", "split", "tune", "encode", "submit", "score", "report", "status"]
 )
 def test_torch_stays_out_of_what_does_not_compute(verb: str) -> None:
     assert not re.search(r"^\s*(import|from) torch\b", loads(verb), re.M)
 
 
-@pytest.mark.parametrize("verb", ["train", "validate", "predict", "cutout"])
+@pytest.mark.parametrize("verb", ["train", "validate", "predict", "encode", "cutout"])
 def test_computing_needs_neither_dvc_nor_kaggle(verb: str) -> None:
     assert not re.search(r"^\s*(import|from) (dvc|kaggle)", loads(verb), re.M)
 

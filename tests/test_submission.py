@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.data import rows as mask_rows
 from pipeline.masks import submission
-from pipeline.predict.gzip_member import Member
+from pipeline.masks.submission import Note
+from pipeline.support import table
 from pipeline.support.errors import UserError
 
 ROWS = [("a_01.jpg", "1 3 10 2"), ("a_02.jpg", ""), ("b_01.jpg", "6 1"), ("b_02.jpg", "1 12")]
@@ -21,15 +22,8 @@ SIZES = {name: (3, 4) for name, _ in ROWS}
 
 
 def write(path, rows=ROWS, level=2):
-    """As `chunks` writes: the header, then pieces of rows, in one member."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("wb") as file:
-        member = Member(file)
-        member.add(f"{mask_rows.HEADER}\n".encode(), level)
-        rows = iter(rows)
-        while some := list(itertools.islice(rows, 100)):
-            member.add("".join(f"{name},{text}\n" for name, text in some).encode(), level)
-        member.end()
+    masks = ((Note(name, 0, 0.0, ""), text) for name, text in rows)
+    submission.write(path, path.with_name("masks.csv"), masks, level)
     return path
 
 
@@ -64,7 +58,7 @@ def test_round_trip(tmp_path, level):
     path = write(tmp_path / "new" / "submit.csv.gz", level=level)
     assert list(mask_rows.read_rows(path)) == ROWS
     assert gzip.decompress(path.read_bytes()).decode() == csv_text()
-    assert os.listdir(path.parent) == [path.name]
+    assert sorted(os.listdir(path.parent)) == ["masks.csv", path.name]
 
 
 @settings(deadline=None, max_examples=30)
@@ -81,8 +75,26 @@ def test_any_rows_come_back(tmp_path_factory, rows):
     assert list(mask_rows.read_rows(path)) == rows
 
 
+def test_the_table_of_masks_is_written_beside(tmp_path):
+    notes = [Note("a.jpg", 12, 0.25, ""), Note("b.jpg", 0, 0.0, "cut short, so empty")]
+    path = tmp_path / "masks.csv"
+    submission.write(tmp_path / "submit.csv.gz", path, zip(notes, ["1 12", ""], strict=True), 2)
+    assert table.read(path, Note, "") == notes
+
+
+def test_what_is_not_all_written_is_not_there(tmp_path):
+    def masks():
+        yield Note("a.jpg", 1, 0.0, ""), "1 1"
+        raise UserError("the second")
+
+    with pytest.raises(UserError, match="the second"):
+        submission.write(tmp_path / "submit.csv.gz", tmp_path / "masks.csv", masks(), 2)
+    assert os.listdir(tmp_path) == []
+
+
 def test_one_gzip_member(tmp_path):
     path = write(tmp_path / "submit.csv.gz")
+    assert path.read_bytes() == write(tmp_path / "again" / "submit.csv.gz").read_bytes()
     stream = zlib.decompressobj(wbits=31)
     assert stream.decompress(path.read_bytes()).decode() == csv_text()
     assert stream.eof and not stream.unused_data

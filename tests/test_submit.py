@@ -48,7 +48,7 @@ stages:
       - recipes/${item.recipe}.yaml: [train]
     outs:
       - runs/${item.recipe}/${item.fold}.pt
-  predict:
+  encode:
     matrix: {recipe: "${recipes}"}
     cmd: mkdir -p submissions/${item.recipe} && cp model submissions/${item.recipe}/submit.csv.gz
     deps:
@@ -61,7 +61,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose stage `predict` has run: two test images of 4x6 pixels."""
+    """A project whose stage `encode` has run: two test images of 4x6 pixels."""
     project = tmp_path_factory.mktemp("project")
     recipe = yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
     recipe["download"] = {
@@ -215,13 +215,11 @@ def test_what_is_refused_before_kaggle_is_asked(server: KaggleServer, project: P
     shutil.copytree("data/tiny", "data/other")
     shutil.copytree("submissions/tiny", "submissions/other")
     done = run("other", "-m", "x")
-    assert "predict@other" in done.stderr and "params.yaml" in done.stderr
+    assert "encode@other" in done.stderr and "params.yaml" in done.stderr
 
     Path("model").write_bytes(b"another")
     done = run("tiny", "-m", "x")
-    assert (
-        done.returncode == 1 and "predict@tiny is not up to date (model: modified)" in done.stderr
-    )
+    assert done.returncode == 1 and "encode@tiny is not up to date (model: modified)" in done.stderr
 
     FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 6\n", mtime=0))
     assert "aaa_02.jpg" in run("tiny", "-m", "x").stderr
@@ -244,7 +242,7 @@ def test_metrics_that_are_none(server: KaggleServer, project: Path, content: str
         submit._row(Paths.of("tiny"), "x")
 
 
-def test_changed_by_hand_after_predict(server: KaggleServer, project: Path) -> None:
+def test_changed_by_hand_after_encode(server: KaggleServer, project: Path) -> None:
     FILE.write_bytes(gzip.compress(b"img,rle_mask\naaa_01.jpg,1 5\naaa_02.jpg,\n", mtime=0))
     done = run("tiny", "-m", "x")
     assert done.returncode == 1 and f"{FILE}: modified" in done.stderr
@@ -258,8 +256,8 @@ def test_a_training_that_was_not_run(server: KaggleServer, project: Path) -> Non
     path.write_text(yaml.safe_dump(recipe))
     done = run("tiny", "-m", "x")
     assert done.returncode == 1 and done.stderr == (
-        "error: predict@tiny is not up to date (recipes/tiny.yaml: train modified); run dvc repro "
-        "predict@tiny\n"
+        "error: encode@tiny is not up to date (recipes/tiny.yaml: train modified); run dvc repro "
+        "encode@tiny\n"
     )
     assert not server.log and not read()
 

@@ -16,7 +16,7 @@ SAMPLES = tuple(f"sample_submission{ending}" for ending in (".csv.zip", ".csv", 
 _READ = 1 << 16  # bytes of a file read at once
 _PIECE = 1 << 20  # bytes decompressed at once
 _BOM = b"\xef\xbb\xbf"
-_GZIP_WBITS = 31  # zlib's number for a gzip wrapper with the largest window
+GZIP_WBITS = 31  # zlib's number for a gzip wrapper with the largest window
 _DAMAGE = (isal_zlib.IsalError, *ZIP_DAMAGE)
 
 
@@ -113,7 +113,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _unzipped(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    stream = isal_zlib.decompressobj(wbits=_GZIP_WBITS)
+    stream = isal_zlib.decompressobj(wbits=GZIP_WBITS)
     while not stream.eof:
         packed = stream.unconsumed_tail or file.read(_READ)
         block = stream.decompress(packed, _PIECE)  # a limit: empty rows shrink a thousandfold

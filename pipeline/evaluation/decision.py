@@ -7,7 +7,9 @@ from typing import Any, Self
 
 from pipeline.levels import scale
 from pipeline.levels.scale import LEVELS
+from pipeline.masks import regions
 from pipeline.masks.clean_up import CleanUp, clean
+from pipeline.masks.regions import Runs
 from pipeline.support.arrays import Mask, Size, UInt8
 from pipeline.support.errors import UserError
 
@@ -60,6 +62,12 @@ class Decision:
     def mask(self, levels: UInt8, size: Size) -> Mask:
         """The mask (H, W) of an image of `size`, from its levels (h, w) of one class."""
         return clean(scale.full_resolution(levels, size) >= self.level, self.clean_up)
+
+    def runs(self, levels: UInt8, size: Size) -> Runs:
+        """The runs of that mask, which need not be made where nothing is repaired."""
+        if self.clean_up == CleanUp():
+            return regions.of_levels(scale.full_resolution(levels, size), self.level)
+        return regions.of_mask(self.mask(levels, size))
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

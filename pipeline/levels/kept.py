@@ -79,7 +79,7 @@ def write_chunk(
         number, chunks: of this chunk from 0, and of all in the folder.
     """
     images: list[Any] = []
-    with files.written_whole(_path(folder, number)) as temporary:
+    with files.written_whole(path_of(folder, number)) as temporary:
         with temporary.open("wb") as stream:
             stream.write(_MAGIC)
 
@@ -139,12 +139,11 @@ class Chunk:
     table: Sequence[Any]
 
     @classmethod
-    def open(cls, folder: Path, number: int) -> Self | None:
+    def open(cls, path: Path) -> Self | None:
         """Read and check one; None where there is none, or where it is damaged.
 
         Damage is said, and the file is removed, so that it is made again.
         """
-        path = _path(folder, number)
         content = files.verify(path)
         if content is None:
             return None
@@ -182,8 +181,8 @@ class Kept:
         """
         found: list[Chunk] = []
         while sample_ids and (not found or len(found) < found[0].chunks):
-            if (chunk := Chunk.open(folder, len(found))) is None:
-                raise UserError(f"{_path(folder, len(found))}: no such file; {remedy}")
+            if (chunk := Chunk.open(path_of(folder, len(found)))) is None:
+                raise UserError(f"{path_of(folder, len(found))}: no such file; {remedy}")
             found.append(chunk)
         ids = [one[0] for chunk in found for one in chunk.table]
         told = {(chunk.key, chunk.chunks) for chunk in found}
@@ -221,5 +220,6 @@ class Kept:
             yield Image(sample_id, tuple(shape), packed, disagreement, error)
 
 
-def _path(folder: Path, number: int) -> Path:
+def path_of(folder: Path, number: int) -> Path:
+    """The file of a chunk."""
     return folder / f"chunk-{number:05d}.levels"

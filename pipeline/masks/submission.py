@@ -2,12 +2,16 @@
 
 import itertools
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from pipeline.data.rows import read_rows, rows_of
+from isal import isal_zlib
+
+from pipeline.data.rows import GZIP_WBITS, HEADER, read_rows, rows_of
 from pipeline.masks import rle
+from pipeline.support import files, table
 from pipeline.support.errors import UserError
 
 
@@ -22,6 +26,41 @@ def check_name(name: str) -> None:
             f"image name {name!r}: a submission's names are not empty and hold no comma, "
             "quote or line break; rename the file"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is told of a submitted mask, a row of `masks.csv`.
+
+    `img` is the name of its file, `area` in pixels at full size, `disagreement` the share of
+    pixels (0..1) on which the folds' networks decide differently at 0.5, `error` why it could
+    not be read, which left its mask empty, or "".
+    """
+
+    img: str
+    area: int
+    disagreement: float = field(metadata=table.cells(digits=6))
+    error: str
+
+
+def write(file: Path, notes: Path, masks: Iterable[tuple[Note, str]], compression: int) -> None:
+    """Write a submission as one gzip member, and the table of its masks; nothing grows with them.
+
+    Args:
+        masks: what is told of each image, and its run-length text, in the order of the rows.
+        compression: isal's level, 0 to 3.
+    """
+
+    def written(stream: BinaryIO) -> Iterator[Note]:
+        packer = isal_zlib.compressobj(compression, isal_zlib.DEFLATED, GZIP_WBITS)
+        stream.write(packer.compress(f"{HEADER}\n".encode()))
+        for note, text in masks:
+            stream.write(packer.compress(f"{note.img},{text}\n".encode()))
+            yield note
+        stream.write(packer.flush())
+
+    with files.written_whole(file) as temporary, temporary.open("wb") as stream:
+        table.write(notes, Note, written(stream))
 
 
 @dataclass(frozen=True)
@@ -66,7 +105,7 @@ def _same_name(
         expected = "the end of the file" if sample is None else repr(sample[0])
         raise UserError(
             f"{path}: row {number}: found {found}, expected {expected} as in the sample "
-            "submission; predict again"
+            "submission; run the encode stage again"
         )
     return row
 
@@ -83,4 +122,6 @@ def _share(
     try:
         return rle.check(text, height, width) / (height * width)
     except rle.RleError as error:
-        raise UserError(f"{path}: row {number}, {name}: {error}; predict again") from error
+        raise UserError(
+            f"{path}: row {number}, {name}: {error}; run the encode stage again"
+        ) from error

@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.data.archives import Archives, base_name, is_litter
 from pipeline.data.images import BadImageError
 from pipeline.data.rows import read_rows
-from pipeline.masks import rle, runs
-from pipeline.masks.runs import Runs
+from pipeline.masks import regions, rle
+from pipeline.masks.regions import Runs
 from pipeline.support.arrays import Size
 from pipeline.support.errors import UserError
 
@@ -102,7 +102,7 @@ def _file(archives: Archives, name: str) -> Mask:
                 f"{name}: found shape {mask.shape} with {len(values)} values, expected one "
                 f"channel of 0 and one other value; is it a mask?"
             )
-        return runs.of_mask(mask.astype(np.bool_)), (mask.shape[0], mask.shape[1])
+        return regions.of_mask(mask.astype(np.bool_)), (mask.shape[0], mask.shape[1])
 
     return decode
 
@@ -120,7 +120,7 @@ def _table(path: Path, size: Size) -> dict[str, Mask]:
 def _row(where: str, text: str, size: Size) -> Mask:
     def parse() -> tuple[Runs, Size]:
         try:
-            return runs.read(text, *size), size
+            return rle.read(text, *size), size
         except rle.RleError as error:
             raise UserError(f"{where}: {error}; correct the row, or --size") from None
 

@@ -554,7 +554,7 @@ class Train(Section):
         return ", ".join(words for words, made in choices.items() if made)
 
 
-# --- What is made of the trained networks: sections `validate`, `tune` and `predict`.
+# --- What is made of the trained networks: sections `validate`, `tune` and `encode`.
 
 
 class Validate(Section):
@@ -589,11 +589,10 @@ class Tune(Section):
     seed: Seed
 
 
-class Predict(Section):
-    """What becomes of an image that cannot be read and of a mask's parts; compression."""
+class Encode(Section):
+    """What becomes of an image that could not be read; the compression of the submission."""
 
     on_bad_image: Literal["fail", "empty"]
-    keep: Literal["all", "largest"]  # connected parts of each mask; tune tells what it would add
     compression: Annotated[int, Field(ge=0, le=3)]  # isal level
 
 
@@ -657,7 +656,7 @@ class Recipe(Section):
     train: Train
     validate_: Annotated[Validate, Field(alias="validate")]
     tune: Tune
-    predict: Predict
+    encode: Encode
     runtime: Runtime
 
     @model_validator(mode="after")

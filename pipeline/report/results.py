@@ -150,7 +150,7 @@ class Results:
 def _settings(recipe: Recipe) -> dict[str, str]:
     sections: dict[str, Section] = {
         "download": recipe.download, "split": recipe.split, "train": recipe.train,
-        "validate": recipe.validate_, "tune": recipe.tune, "predict": recipe.predict,
+        "validate": recipe.validate_, "tune": recipe.tune, "encode": recipe.encode,
         "runtime": recipe.runtime,
     }  # fmt: skip
     if recipe.blend:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline.data.archives import base_name
 from pipeline.data.samples import Sample
 from pipeline.evaluation import breakdown
-from pipeline.masks import parts, runs
+from pipeline.masks import regions, rle
+from pipeline.masks.submission import Note
 from pipeline.support import table
 from pipeline.support.errors import UserError
 
@@ -29,21 +30,6 @@ FAR = 5.0
 _LEAST_SPREAD = 0.01  # of areas, relative: less is the precision of drawing masks by hand
 # Disagreement of folds spreads by factors: its logarithm is judged, from one pixel in 100,000 on.
 _LEAST_DISAGREEMENT, _LEAST_FACTOR = 1e-5, 1.2
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Note:
-    """What prediction knows of an image, a row of its `masks.csv`.
-
-    `img` is the name of its file, `area` in pixels at full size, `disagreement` the share of
-    pixels (0..1) on which the folds' networks decide differently, `error` why it could not be
-    read, or empty.
-    """
-
-    img: str
-    area: int
-    disagreement: float
-    error: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,12 +89,12 @@ class Usual:
 
 
 def read_notes(path: Path) -> dict[str, Note]:
-    """Read `masks.csv` of the predict stage, by image name.
+    """Read `masks.csv` of the encode stage, by image name.
 
     Raises:
         UserError: it is missing, has other columns or an unreadable row.
     """
-    return {note.img: note for note in table.read(path, Note, "run the predict stage")}
+    return {note.img: note for note in table.read(path, Note, "run the encode stage")}
 
 
 def usual(training: Sequence[Sample], most_parts: int) -> Usual:
@@ -144,9 +130,11 @@ def examine(
     findings, shares = [], {}
     for name, text in rows:
         if name not in samples or name not in notes:
-            raise UserError(f"masks.csv: no row {name!r}, which the submission has; predict again")
+            raise UserError(
+                f"masks.csv: no row {name!r}, which the submission has; run the encode stage again"
+            )
         row, note = samples[name], notes[name]
-        found = parts.measure(runs.read(text, row.height, row.width), row.width)
+        found = regions.measure(rle.read(text, row.height, row.width), row.width)
         share = found.area / (row.height * row.width)
         shares[row.sample_id] = share
         view = view_of[row.sample_id]

@@ -20,7 +20,8 @@ CODE = {
     "train": ("train", "augmentation.py", "data", "levels", "metrics", "networks"),
     "validate": ("validate.py", "data", "evaluation", "levels", "masks", "metrics", "networks"),
     "tune": ("tune", "data", "evaluation", "levels", "masks", "metrics"),
-    "predict": ("predict", "data", "evaluation", "levels", "masks", "networks"),
+    "predict": ("predict.py", "data", "levels", "networks"),
+    "encode": ("encode.py", "data", "evaluation", "levels", "masks"),
     "report": ("report", "data", "evaluation", "levels", "masks", "metrics"),
 }
 
