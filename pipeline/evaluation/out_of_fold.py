@@ -19,7 +19,6 @@ import pandas as pd
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.levels.scale import HALF, LEVELS
-from pipeline.masks import regions
 from pipeline.metrics import boundary, classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths
@@ -120,7 +119,7 @@ def _measure(row: Sample, counts: Int64, score: float, mask: Mask, truth: UInt8)
         dice=score,
         area=int(counts[:, HALF:].sum()),
         true_area=int(counts[1].sum()),
-        parts=parts.measure(runs.of_mask(mask), row.width).count,
+        parts=regions.measure(regions.of_mask(mask), row.width).count,
         uncertain=float(counts[:, UNCERTAIN].sum() / counts.sum()),
         boundary=boundary.compare(mask, truth > 0).distance,
     )
