@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("train", "validate", "tune", "predict")
+STAGES = ("train", "validate", "tune", "predict", "encode")
 PEAK = 790e12  # FLOP/s of bfloat16 matrix products that an H200 has been seen to reach
 ALSO = list(ROOT.glob("recipes/*unet-1024.yaml"))
 BATCHES = (8, 16, 32)

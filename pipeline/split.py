@@ -160,7 +160,7 @@ def _measured(entries: Sequence[Entry], archives: Archives) -> list[Sample]:
 def _with_sizes(rows: list[Sample]) -> list[Sample]:
     """Give test images without a readable header the size that most others of their group have.
 
-    The predict stage will fail to read them too, and decides what to do about it.
+    The predict stage will fail to read them too, and the encode stage decides what to do about it.
     """
     sizes: dict[str, collections.Counter[Size]] = collections.defaultdict(collections.Counter)
     for row in rows:
@@ -182,7 +182,7 @@ def _measure(entry: Entry, archives: Archives) -> Sample:
     except (BadImageError, DamagedMemberError) as error:
         if entry.split == "train":
             raise
-        tqdm.write(f"left for the predict stage: {error}")
+        tqdm.write(f"left for the encode stage: {error}")
         height, width = _UNKNOWN
     foreground = 0.0
     if entry.mask:

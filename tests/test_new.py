@@ -115,7 +115,7 @@ def test_a_new_recipe_trains_without_an_edit(
         done = run_verb(verb, "mine", at=project)
         assert done.returncode == 0, done.stderr
     assert "12 training images of 6 groups in folds of [4, 2, 2, 2, 2]" in done.stdout
-    for verb in ("train", "validate", "tune", "predict"):
+    for verb in ("train", "validate", "tune", "predict", "encode"):
         done = run_verb(verb, "mine", "--fold", "0", at=project)
         assert done.returncode == 0, done.stderr
     metrics = json.loads((project / "eval/mine/metrics.json").read_text())

@@ -129,7 +129,7 @@ INFINITE, REPEATED = "Input should be a finite number", "each may stand in the l
         ("train.augment.brightness.0", True, TRUE_FOR_NUMBER),
         ("train.seed", 1.0, "found 1.0; Input should be a valid integer"),
         ("tune.threshold", True, "found True; Input should be 'auto', or Input should be a valid"),
-        ("predict.compression", 2.0, "found 2.0; Input should be a valid integer"),
+        ("encode.compression", 2.0, "found 2.0; Input should be a valid integer"),
         ("runtime.compile", "yes", "found 'yes'; Input should be a valid boolean"),
         ("runtime", ["cpu"], "found ['cpu']; expected a section with its keys"),
         ("train.phases.0.learning_rate", math.inf, INFINITE),

@@ -19,6 +19,7 @@ import pandas as pd
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.levels.scale import HALF, LEVELS
+from pipeline.masks import regions
 from pipeline.metrics import boundary, classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths
