@@ -111,9 +111,8 @@ def test_killed_inside_the_second_phase_it_ends_the_same(
     same_end(place, whole)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_a_damaged_checkpoint_is_said_and_training_begins_anew(
-    tmp_path: Path, raw: Path, recipe: dict, whole: Place, damage: str
+    tmp_path: Path, raw: Path, recipe: dict, whole: Place
 ) -> None:
     place = Place(tmp_path, raw, recipe)
     process = place.start()
@@ -124,7 +123,7 @@ def test_a_damaged_checkpoint_is_said_and_training_begins_anew(
     content = bytearray(last.read_bytes())
     half = len(content) // 2
     content[half : half + 40] = bytes(byte ^ 255 for byte in content[half : half + 40])
-    last.write_bytes(content if damage == "changed" else content[:half])
+    last.write_bytes(content)
     said = place.run()
     assert f"{last.relative_to(tmp_path)}: damaged" in said and "going on" not in said
     assert "Traceback" not in said
