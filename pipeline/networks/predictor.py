@@ -74,10 +74,6 @@ class Predictor:
         networks = {name: model.to(fabric.device).eval() for name, model in models.items()}
         return cls(networks, description.size, description.resize, tta, fabric, batch_size, workers)
 
-    def with_network(self, name: str, network: nn.Module) -> Self:
-        """The same with one other network, as it is after an epoch of training."""
-        return dataclasses.replace(self, networks={name: network})
-
     def predict(
         self, rows: Sequence[Sample], archives: Archives, timers: Timers | None = None
     ) -> Generator[Prediction, None, None]:

@@ -164,8 +164,6 @@ def _choose_precision(network: model.Segmenter, job: Job, kept: str | None) -> N
         return
     if not hardware.has_bfloat16():
         return
-    height, width = settings.phases[0].size
-    images = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
     tried = copy.deepcopy(network).train()
 
     def step() -> None:
@@ -173,7 +171,8 @@ def _choose_precision(network: model.Segmenter, job: Job, kept: str | None) -> N
             logits = tried(images)
         fabric.backward(entropy_dice(logits, torch.zeros_like(logits), settings.loss).total)
 
-    with torch.random.fork_rng([]):  # dropout takes numbers
+    with torch.random.fork_rng([]):  # the training's own stay as they are
+        images = torch.randint(0, 256, (2, *settings.phases[0].size, 3), dtype=torch.uint8)
         fabric.print(hardware.measure_precision(fabric, step), flush=True)
 
 
