@@ -73,6 +73,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / ".venv", with_pip=True)
     inside = next((folder / ".venv/lib").glob("python*/site-packages"))
     (inside / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (folder / ".venv/bin/dvc").symlink_to(Path(sys.executable).with_name("dvc"))
     return folder
 
 
