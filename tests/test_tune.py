@@ -125,6 +125,18 @@ def test_the_interval_is_over_cars() -> None:
     assert tuned(table, counted(probabilities, truths), 0.5).result == result
 
 
+def test_a_fold_s_level_is_chosen_on_the_other_folds() -> None:
+    table = rows(cars=4, folds=2)
+    probabilities, _ = maps(len(table), best=0.5)
+    best = {0: 90, 1: 180}  # of each fold's own images
+    pairs = zip(probabilities, table, strict=True)
+    truths = [probability >= best[row.fold] / 256 for probability, row in pairs]
+    found = OutOfFold(table, counted(probabilities, truths), [])
+    _, by_fold = tune.choose_level(found, settings())
+    assert by_fold == {0: 180, 1: 90}
+    assert tune.choose_level(found, settings(0.4)) == (102, {0: 102, 1: 102})
+
+
 def of_classes(groups: list[str], folds: list[int]) -> OutOfFold:
     """Pictures of three classes that are the better, the higher their number."""
     generator = np.random.default_rng(0)
