@@ -71,7 +71,11 @@ def prepare(recipe: Recipe, paths: Paths, message: str, wait: bool) -> tuple[str
     _check_message(message)
     files.check_writable(LEDGER.parent)
     summary = _check_file(paths)
-    workspace.require_current(f"encode@{paths.recipe}")
+    if recipe.blend is None:
+        workspace.require_current(f"encode@{paths.recipe}")
+    else:  # no stage itself: what it is made of is to be current
+        for name in recipe.blend.recipes:
+            workspace.require_current(f"predict@{name}")
     row = _row(paths, message)
     _in_ledger(row, wait)
     print(

@@ -17,10 +17,13 @@ from hypothesis.extra import numpy as arrays
 from pipeline import blend
 from pipeline.__main__ import main
 from pipeline.data import samples
+from pipeline.data.rows import read_rows
 from pipeline.data.samples import Sample
 from pipeline.evaluation import judge, out_of_fold
+from pipeline.evaluation.decision import Decision
 from pipeline.levels import kept, scale
 from pipeline.levels.blend import mix
+from pipeline.masks import rle
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
 from pipeline.recipe.schema import Validate
@@ -152,6 +155,12 @@ def test_a_blend_is_tuned_like_any_other(project: Path, capsys: pytest.CaptureFi
     assert [one.shape for one in found.images()] == [(64, 96)] * len(TEST_CARS) * len(VIEWS)
     assert all(0.01 <= one.disagreement < 1 for one in found.images())
     assert out_of_fold.read(paths, FOLDS).counts.sum() == 12 * HEIGHT * WIDTH
+    main(["encode", "both"])
+    written = dict(read_rows(paths.submission_file))
+    decision = Decision.read(paths.metrics)
+    for row, image in zip(test, found.images(), strict=True):
+        expected = rle.encode(decision.mask(image.levels(), row.size))
+        assert written[f"{row.sample_id}.jpg"] == expected
     before = (paths.kept / "chunk-00000.levels").read_bytes()
     main(["blend", "both"])
     assert (paths.kept / "chunk-00000.levels").read_bytes() == before
