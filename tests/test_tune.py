@@ -101,7 +101,7 @@ def test_scores_are_those_of_the_maps_themselves() -> None:
     ]
     by_hand = [dice(*pair) for pair in masks]
     assert result.dice == pytest.approx(np.mean(by_hand), abs=1e-12)
-    assert found.images["dice"].tolist() == by_hand
+    assert found.images["dice"].tolist() == by_hand and result.worst == min(by_hand)
     assert found.images["area"].tolist() == [mask.sum() for mask, _ in masks]
     assert found.images["true_area"].tolist() == [truth.sum() for _, truth in masks]
     assert result.accuracy == pytest.approx(np.mean([found == true for found, true in masks]))
@@ -135,6 +135,15 @@ def test_a_fold_s_level_is_chosen_on_the_other_folds() -> None:
     _, by_fold = tune.choose_level(found, settings())
     assert by_fold == {0: 180, 1: 90}
     assert tune.choose_level(found, settings(0.4)) == (102, {0: 102, 1: 102})
+
+
+def test_levels_that_decide_alike_do_not_widen_the_interval() -> None:
+    """Between 101 and 200 no pixel lies: 0.5 is as good as any, in every draw."""
+    table, counts = rows(cars=12), np.zeros((48, 2, 256), np.int64)
+    missed = np.random.default_rng(0).integers(1, 90, 48)
+    counts[:, 0, 100], counts[:, 1, 100], counts[:, 1, 200] = 400, missed, 97
+    result = tuned(table, counts).result
+    assert result.threshold_low == result.threshold == result.threshold_high == 0.5
 
 
 def of_classes(groups: list[str], folds: list[int]) -> OutOfFold:
