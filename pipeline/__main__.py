@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.paths import LEDGER, PARAMS, Paths, recipe_file
 from pipeline.support.errors import UserError, command
+from pipeline.support.files import explained
 
 if TYPE_CHECKING:
     from pipeline.recipe.schema import Recipe
@@ -276,7 +277,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb."""
     args = _parser().parse_args(arguments)
-    args.run(args)
+    with explained(Path.cwd()):  # wherever a disk is full, read-only, or not the user's
+        args.run(args)
 
 
 if __name__ == "__main__":

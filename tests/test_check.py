@@ -1,5 +1,7 @@
 """`pipeline check`: what can be refused before work starts, in this project's words."""
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -138,3 +140,16 @@ def test_every_recipe_of_the_project_passes(monkeypatch: pytest.MonkeyPatch) -> 
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         done = run_verb("check", path.stem, at=ROOT)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_what_a_disk_refuses_anywhere_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "logs/tiny/events")
+
+    monkeypatch.setattr("pipeline.status.run", refuse)
+    done = run_verb("status", at=project)
+    refused(done, f"error: logs/tiny/events: {os.strerror(number)}; ")
+    assert len(done.stderr.splitlines()) == 1
