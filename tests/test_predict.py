@@ -29,7 +29,7 @@ from pipeline.data.samples import Sample
 from pipeline.evaluation.decision import Decision
 from pipeline.levels.kept import Chunk, Kept
 from pipeline.masks import rle
-from pipeline.masks.clean_up import CleanUp, keep_largest
+from pipeline.masks.clean_up import CleanUp, clean
 from pipeline.networks import model
 from pipeline.support import files
 
@@ -254,11 +254,12 @@ def test_masks_are_cleaned_up_as_tuned(project: Project) -> None:
     project.done("predict", "encode")
     found = project.masks()
     decide(project, keep_largest=True)
+    largest = CleanUp(keep_largest=True)
     project.done("encode")
     kept = project.masks()
     assert list(kept) == list(found) and kept != found
     for name, text in found.items():
-        assert kept[name] == rle.encode(keep_largest(rle.decode(text, 64, 96)))
+        assert kept[name] == rle.encode(clean(rle.decode(text, 64, 96), largest))
 
 
 def refused(outcome: tuple[int, str, float], *said: str) -> None:
@@ -488,10 +489,14 @@ def test_a_second_process_is_refused(project: Project) -> None:
         project.done("predict")
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_work(project: Project) -> None:
-    (project.folder / "out").write_text("a file where a folder is needed")
-    refused(project.run(), "out: File exists; a file stands where a folder is needed")
-    assert not list((project.folder / "work").rglob("*")), "nothing has been predicted"
+@pytest.mark.parametrize(("stage", "place"), [("predict", "kept"), ("encode", "submission")])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    project: Project, runner: Runner, stage: str, place: str
+) -> None:
+    (project.folder / "file").write_text("where a folder is needed")
+    arguments = [stage, "recipe", *AT, "--at", f"{place}=file/there"]
+    refused(runner.run(project.folder, arguments, None, CHUNK), "file", "a file stands where a")
+    assert not list(project.folder.glob("work/*/*")), "nothing has been predicted"
 
 
 def test_no_test_images_make_no_submission(project: Project) -> None:

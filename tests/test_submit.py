@@ -176,6 +176,8 @@ def test_no_wait(server: KaggleServer, project: Path) -> None:
     server.polls_until_scored = 2
     assert run("tiny", "-m", "x", "--no-wait").returncode == 0
     assert read()[0].status == "PENDING" and not server.count("GetSubmission")
+    for arguments in (("--check-only",), ("-m", "x", "--no-wait")):
+        assert "were submitted at" in run("tiny", *arguments).stderr, "nothing to wait for"
     for status in ("PENDING", "PENDING", "COMPLETE", "COMPLETE"):
         done = run("--list")
         assert done.returncode == 0 and status in done.stdout.splitlines()[1]
