@@ -66,8 +66,8 @@ def closure(paths: set[Path]) -> set[Path]:
 
 
 def files_of(verb: str) -> set[Path]:
-    folder = ROOT / "pipeline" / verb
-    return set(folder.rglob("*.py")) if folder.is_dir() else {folder.with_suffix(".py")}
+    file = ROOT / "pipeline" / f"{verb}.py"  # a folder may be left of an older tree
+    return {file} if file.exists() else set(file.with_suffix("").rglob("*.py"))
 
 
 def text_of(verb: str) -> str:
