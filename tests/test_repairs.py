@@ -87,8 +87,8 @@ def write(folder: Path, speckled: bool, fold_of_specks: int = -1) -> Paths:
 
 def run(paths: Paths, **clean_up: object) -> tune.Tuned:
     found, asked = out_of_fold.read(paths, range(FOLDS)), tune_settings(**clean_up)
-    level, by_fold = tune.choose_level(found, asked)
-    choice = repairs.choose(found, paths, asked, level, by_fold)
+    level = tune.choose_level(found, asked)
+    choice = repairs.choose(found, paths, asked, level)
     return tune.score_masks(found, asked, level, choice)
 
 
@@ -145,9 +145,8 @@ def test_a_size_that_is_set_is_used_whatever_it_brings(tmp_path: Path) -> None:
 def test_one_fold_cannot_tell(tmp_path: Path) -> None:
     paths = write(tmp_path, speckled=True)
     found, asked = out_of_fold.read(paths, [0]), tune_settings(**AUTO)
-    level, by_fold = tune.choose_level(found, asked)
-    assert by_fold == {}
-    choice = repairs.choose(found, paths, asked, level, by_fold)
+    level = tune.choose_level(found, asked)
+    choice = repairs.choose(found, paths, asked, level)
     assert choice.clean_up == CleanUp() and choice.counts is None
     assert choice.gains["drop_specks"].honest_gain is None
     assert choice.gains["drop_specks"].gain > 0
@@ -164,3 +163,14 @@ def test_pictures_and_scores_come_from_what_was_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after.counts, before.counts)
     assert after.choices == "the epoch"
     assert tune.score_masks(after, tune_settings(), 128).choices == "the epoch"
+
+
+def test_a_fold_s_size_is_chosen_without_it(tmp_path: Path) -> None:
+    """Fold 0 alone gains much from the first size, the others a little from the second."""
+    found = out_of_fold.read(write(tmp_path, speckled=False), range(FOLDS))
+    added = np.zeros((12, 3))
+    added[found.folds == 0, 0], added[found.folds != 0, 1] = 0.9, 0.01
+    gain = repairs.decide(found, tune_settings(**AUTO), "drop_specks", (10, 50, 200), added)
+    assert gain.size == 10 and gain.gain == pytest.approx(0.3)
+    # Folds 1 and 2 take the first size, which fold 0 likes, and fold 0 the second: all gain nothing.
+    assert gain.honest_gain == 0 and not gain.accepted

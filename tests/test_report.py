@@ -168,7 +168,7 @@ def write_out_of_fold(
     off = {"keep_largest": False, "drop_specks": "none", "close": "none", "fill_holes": "none"}
     settings = Tune(threshold="auto", clean_up=CleanUp(**off), bootstrap=100, seed=0)
     found = out_of_fold.read(paths, range(FOLDS))
-    level, _ = tune.choose_level(found, settings)
+    level = tune.choose_level(found, settings)
     tune.write(paths, tune.score_masks(found, settings, level))
 
 

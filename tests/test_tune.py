@@ -49,7 +49,7 @@ def settings(threshold: object = "auto", **clean_up: object) -> Tune:
 def tuned(table: list[Sample], counts: np.ndarray, threshold: object = "auto") -> tune.Tuned:
     measures = [Measures(row.sample_id, 0.5, 10, 10, 1, 0.1, 2.5) for row in table]
     found = OutOfFold(table, counts, measures)
-    level, _ = tune.choose_level(found, settings(threshold))
+    level = tune.choose_level(found, settings(threshold))
     return tune.score_masks(found, settings(threshold), level)
 
 
@@ -123,18 +123,6 @@ def test_the_interval_is_over_cars() -> None:
     assert result.dice_low < result.dice < result.dice_high
     assert result.dice_low == pytest.approx(5 / 8, abs=0.13)
     assert tuned(table, counted(probabilities, truths), 0.5).result == result
-
-
-def test_a_fold_s_level_is_chosen_on_the_other_folds() -> None:
-    table = rows(cars=4, folds=2)
-    probabilities, _ = maps(len(table), best=0.5)
-    best = {0: 90, 1: 180}  # of each fold's own images
-    pairs = zip(probabilities, table, strict=True)
-    truths = [probability >= best[row.fold] / 256 for probability, row in pairs]
-    found = OutOfFold(table, counted(probabilities, truths), [])
-    _, by_fold = tune.choose_level(found, settings())
-    assert by_fold == {0: 180, 1: 90}
-    assert tune.choose_level(found, settings(0.4)) == (102, {0: 102, 1: 102})
 
 
 def test_levels_that_decide_alike_do_not_widen_the_interval() -> None:

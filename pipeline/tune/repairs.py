@@ -1,8 +1,9 @@
 """Which repairs of masks gain anything, measured on out-of-fold masks before any is accepted.
 
-Each repair is tried alone at several sizes. Its honest gain takes for each fold the size that is
-best on the other folds, at the threshold that is best on the other folds; a repair that `auto`
-governs is accepted when the interval of that gain lies above 0.
+Each repair is tried alone at several sizes, on the masks at the threshold in use. Its honest gain
+takes for each fold the size that is best on the other folds; a repair that `auto` governs is
+accepted when the interval of that gain lies above 0. (To nest the threshold too would take the
+masks of up to as many thresholds as folds, and shifts both sides of the difference alike.)
 """
 
 import dataclasses
@@ -67,21 +68,14 @@ class Choice(NamedTuple):
 NONE = Choice(CleanUp(), {}, None)
 
 
-def choose(
-    found: OutOfFold, paths: Paths, settings: Tune, level: int, by_fold: Mapping[int, int]
-) -> Choice:
-    """Choose the repairs for masks at `level`.
-
-    Args:
-        by_fold: for each fold the level that is best on the other folds; empty with one fold.
-    """
+def choose(found: OutOfFold, paths: Paths, settings: Tune, level: int) -> Choice:
+    """Choose the repairs for masks at `level`."""
     sizes = _sizes(settings)
     if not sizes:
         return NONE
-    measured = _measure(found, paths, sizes, sorted({level, *by_fold.values()}))
+    measured = _measure(found, paths, sizes, level)
     each = {
-        name: _judge(found, settings, name, some, measured, level, by_fold)
-        for name, some in sizes.items()
+        name: decide(found, settings, name, some, measured[name]) for name, some in sizes.items()
     }
     accepted = [name for name, one in each.items() if one.accepted]
     sizes_of: dict[str, Any] = {name: each[name].size for name in accepted}
@@ -102,52 +96,43 @@ def _sizes(settings: Tune) -> dict[str, Sequence[int]]:
     }
 
 
-def _judge(
-    found: OutOfFold, settings: Tune, name: str, sizes: Sequence[int],
-    gains: Mapping[int, "Gains"], level: int, by_fold: Mapping[int, int],
-) -> Gain:  # fmt: skip
-    """Decide about one repair from what each of its sizes adds to each image."""
-    here = gains[level][name]  # N, sizes
-    best = int(here.mean(axis=0).argmax())
+def decide(
+    found: OutOfFold, settings: Tune, name: str, sizes: Sequence[int], added: Float64
+) -> Gain:
+    """Decide about one repair from what each of its sizes adds to each image, (N, sizes)."""
+    means = added.mean(axis=0)
+    best = int(means.argmax())
     automatic = getattr(settings.clean_up, name) == "auto"
     honest = low = high = None
-    if by_fold:
-        values = np.zeros(len(here))
-        for fold, other in by_fold.items():
+    if len(set(found.folds)) > 1:
+        values = np.zeros(len(added))
+        for fold in set(found.folds):
             held_out = found.folds == fold
-            means = gains[other][name][~held_out].mean(axis=0)
-            if means.max() > 0 or not automatic:
-                values[held_out] = gains[other][name][held_out, means.argmax()]
+            others = added[~held_out].mean(axis=0)
+            if others.max() > 0 or not automatic:
+                values[held_out] = added[held_out, others.argmax()]
         honest = float(values.mean())
         low, high = interval(
             resample_groups(values, found.groups, settings.bootstrap, settings.seed)
         )
-    beyond_doubt = low is not None and low > 0 and here.mean(axis=0)[best] > 0
+    beyond_doubt = low is not None and low > 0 and means[best] > 0
     accepted = bool(beyond_doubt or not automatic)
-    return Gain(sizes[best], float(here[:, best].mean()), honest, low, high, accepted)
-
-
-# What each size of each repair adds to the Dice of N images: (N, sizes) by name.
-Gains = dict[str, Float64]
+    return Gain(sizes[best], float(means[best]), honest, low, high, accepted)
 
 
 def _measure(
-    found: OutOfFold, paths: Paths, sizes: Mapping[str, Sequence[int]], levels: Sequence[int]
-) -> dict[int, Gains]:
-    """The gains of all images, by level."""
+    found: OutOfFold, paths: Paths, sizes: Mapping[str, Sequence[int]], level: int
+) -> dict[str, Float64]:
+    """What each size of each repair adds to the Dice of each image: (N, sizes) by name."""
     archives = Archives(paths.raw)
 
-    def measure(item: tuple[Sample, Image]) -> list[dict[str, Float64]]:
+    def measure(item: tuple[Sample, Image]) -> dict[str, Float64]:
         row, image = item
         full = scale.full_resolution(image.levels(), row.size)
-        truth = judge.true_classes(archives, row) > 0
-        return [gains(full >= level, truth, sizes) for level in levels]
+        return gains(full >= level, judge.true_classes(archives, row) > 0, sizes)
 
     each = list(concurrency.ordered(measure, _images(found, paths, "clean-up"), _threads()))
-    return {
-        level: {name: np.stack([one[i][name] for one in each]) for name in sizes}
-        for i, level in enumerate(levels)
-    }
+    return {name: np.stack([one[name] for one in each]) for name in sizes}
 
 
 def gains(mask: Mask, truth: Mask, sizes: Mapping[str, Sequence[int]]) -> dict[str, Float64]:

@@ -124,8 +124,8 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
     """Tune one recipe on the held-out images of `folds`."""
     found = out_of_fold.read(paths, folds)
     if len(found.names) == 2:
-        level, by_fold = choose_level(found, recipe.tune)
-        repaired = repairs.choose(found, paths, recipe.tune, level, by_fold)
+        level = choose_level(found, recipe.tune)
+        repaired = repairs.choose(found, paths, recipe.tune, level)
         tuned = score_masks(found, recipe.tune, level, repaired)
     else:
         tuned = score_classes(found, recipe.tune)
@@ -150,21 +150,15 @@ def write(paths: Paths, tuned: Tuned) -> None:
     files.write_text(paths.metrics, values + "\n")
 
 
-def choose_level(found: OutOfFold, settings: Tune) -> tuple[int, dict[int, int]]:
-    """The level of the threshold, and for each fold the one that is best on the other folds.
+def choose_level(found: OutOfFold, settings: Tune) -> int:
+    """The level of the threshold: the best one, or the nearest to what is set.
 
     A threshold that is set, not `auto`, is rounded to a multiple of 1/256, the resolution of the
-    counts, and is that of each fold too. With one fold there are no other folds.
+    counts.
     """
-    scores, folds = dice_by_threshold(found.counts), found.folds
-    several = sorted(set(folds.tolist()))
-    if len(several) < 2:
-        several = []
     if settings.threshold != "auto":
-        level = scale.nearest(settings.threshold)
-        return level, dict.fromkeys(several, level)
-    by_fold = {fold: best_threshold(scores[folds != fold].mean(axis=0)) for fold in several}
-    return best_threshold(scores.mean(axis=0)), by_fold
+        return scale.nearest(settings.threshold)
+    return best_threshold(dice_by_threshold(found.counts).mean(axis=0))
 
 
 def score_masks(
