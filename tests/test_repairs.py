@@ -172,5 +172,5 @@ def test_a_fold_s_size_is_chosen_without_it(tmp_path: Path) -> None:
     added[found.folds == 0, 0], added[found.folds != 0, 1] = 0.9, 0.01
     gain = repairs.decide(found, tune_settings(**AUTO), "drop_specks", (10, 50, 200), added)
     assert gain.size == 10 and gain.gain == pytest.approx(0.3)
-    # Folds 1 and 2 take the first size, which fold 0 likes, and fold 0 the second: all gain nothing.
+    # Folds 1 and 2 take what fold 0 likes, and fold 0 what they like: all gain nothing.
     assert gain.honest_gain == 0 and not gain.accepted
