@@ -158,7 +158,7 @@ def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
     assert run("car.jpg").code == 0
     models = model.load_alike(Path(f"runs/tiny/fold{fold}/model.pt") for fold in (0, 1))
     predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0)
-    cutter = cutout.Cutter(predictor, Decision(102))
+    cutter = cutout.Cutter(predictor, Decision.read(Path("eval/tiny/metrics.json")))
     as_predict = cutter.cut(decode_image(data, (320, 480), "car.jpg"), "car.jpg")
     assert 0.01 < as_predict.mean() < 0.99
     assert np.mean(written("car")[1] != as_predict) < 0.01
@@ -218,7 +218,7 @@ def test_what_is_missing_is_named(project: Path, run: Run) -> None:
     photo = f"photos/{NAMES[0]}.jpg"
     refused(run(photo, recipe="mine"), "recipes/mine.yaml")
     Path("eval/tiny/metrics.json").unlink()
-    refused(run(photo), "eval/tiny/metrics.json: no threshold", "tune", "or give --threshold")
+    refused(run(photo), "eval/tiny/metrics.json: no such file", "tune", "or give --threshold")
     for wrong in ("0", "1", "nan", "-0.5"):
         refused(run(photo, f"--threshold={wrong}"), f"--threshold: found {float(wrong)}")
     shutil.rmtree("runs/tiny/fold0")
@@ -251,15 +251,19 @@ def test_a_threshold_given_counts_instead_of_the_tuned_one(project: Path, run: R
 def test_the_largest_part_alone_where_tuning_says_so(project: Path, run: Run) -> None:
     twice = np.concatenate([pixels(NAMES[0]), pixels(NAMES[1])], axis=1)
     Image.fromarray(twice).save("two.png")
-    assert run("two.png", "--threshold", "0.5").code == 0
-    every = written("two")[1]
-    assert regions.measure(regions.of_mask(every), every.shape[1]).count > 1
     metrics = Path("eval/tiny/metrics.json")
     tuned = json.loads(metrics.read_text())
+    tuned["clean_up"] = dataclasses.asdict(clean_up.CleanUp())
+    metrics.write_text(json.dumps(tuned))
+    assert run("two.png").code == 0
+    every = written("two")[1]
+    assert regions.measure(regions.of_mask(every), every.shape[1]).count > 1
     tuned["clean_up"]["keep_largest"] = True
     metrics.write_text(json.dumps(tuned))
-    assert run("two.png", "--threshold", "0.5").code == 0
-    np.testing.assert_array_equal(written("two")[1], clean_up.keep_largest(every))
+    assert run("two.png", "--threshold", "0.4").code == 0
+    np.testing.assert_array_equal(
+        written("two")[1], clean_up.clean(every, clean_up.CleanUp(keep_largest=True))
+    )
 
 
 def test_an_empty_mask_is_told(project: Path, run: Run) -> None:

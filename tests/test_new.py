@@ -116,7 +116,8 @@ def test_a_new_recipe_trains_without_an_edit(
         assert done.returncode == 0, done.stderr
     assert "12 training images of 6 groups in folds of [4, 2, 2, 2, 2]" in done.stdout
     for verb in ("train", "validate", "tune", "predict", "encode"):
-        done = run_verb(verb, "mine", "--fold", "0", at=project)
+        fold = () if verb == "encode" else ("--fold", "0")
+        done = run_verb(verb, "mine", *fold, at=project)
         assert done.returncode == 0, done.stderr
     metrics = json.loads((project / "eval/mine/metrics.json").read_text())
     assert metrics["images"] == 4 and 0 <= metrics["dice"] <= 1

@@ -253,6 +253,7 @@ def decide(project: Project, threshold: float = 0.5, **clean_up: bool | int) -> 
 def test_masks_are_cleaned_up_as_tuned(project: Project) -> None:
     project.done("predict", "encode")
     found = project.masks()
+    largest = CleanUp(keep_largest=True)
     decide(project, keep_largest=True)
     largest = CleanUp(keep_largest=True)
     project.done("encode")
