@@ -3,13 +3,13 @@
     python benchmarks/predict_host.py --raw data/carvana/raw [--count 96] [--repeats 3]
 
 Both get the same test images from the same zip and, instead of a network's output, the same
-logits at 1024x1024, made of real masks with edges as soft as a network's. The classic loop is
-that of public solutions: one thread that decodes, resizes, makes the map a probability with
-numpy, resizes it with OpenCV, thresholds, encodes with numpy, and writes a gzipped CSV (level
-9). Measured is the CPU time of the whole process, all threads, in a new one each time after
-a first call there; repeats are interleaved. The texts of all ways are compared first.
-
-The processes are new and not forked: in a forked one torch's sigmoid took ten times as long.
+probabilities at 1024x1024, made of real masks with edges as soft as a network's. The classic
+loop is that of public solutions: one thread that decodes, resizes the image, resizes the map with
+OpenCV, thresholds, encodes with numpy, and writes a gzipped CSV (level 9). This project does it
+in two stages: `predict` decodes and keeps levels, `encode` makes the submission of them. Measured
+is the CPU time of the whole process, all threads, in a new one each time after a first call there;
+repeats are interleaved. Maps are levels resized in 8 bits in one case and floats in the other, so
+the masks may differ in a few pixels along their edges: that is checked.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -31,11 +31,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.data import rows as mask_rows
 from pipeline.data.archives import Archives, base_name
-from pipeline.data.decoding import decoded
+from pipeline.data.decoding import decode_batches
 from pipeline.data.samples import Sample
-from pipeline.predict import csv_rows, mask_bits
-from pipeline.predict.gzip_member import PieceFile
+from pipeline.encode import encode
+from pipeline.evaluation.decision import Decision
+from pipeline.levels import kept, scale
+from pipeline.levels.kept import Kept
+from pipeline.masks import rle, submission
 from pipeline.support import hardware
 
 SIZE, FULL = (1024, 1024), (1280, 1918)  # height, width of the network's input and the images
@@ -54,46 +58,40 @@ def main() -> None:
     archives = Archives(args.raw)
     names = [name for name in archives.members("test.zip") if name.endswith(".jpg")]
     rows = [Sample(name, "test", "", name, "", -1, *FULL, 0.0) for name in names[: args.count]]
-    logits = list(real_logits(archives, args.count))
-    bits = [words_of(map_) for map_ in logits]
+    maps = list(real_maps(archives, len(rows)))
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        ways = contestants(args.raw / "test.zip", archives, rows, logits, bits, out)
+        ways = contestants(args.raw / "test.zip", archives, rows, maps, Path(folder))
         if args.way:
+            if args.way.endswith("encode"):
+                ways["this project, predict"]()
             print(cpu_seconds(ways[args.way], args.way))
             return
-        texts = {way() for way in ways.values()}  # and compiles what is to be compiled
-        assert len(texts) == 1, f"{len(texts)} different submissions"
+        for way in ways.values():  # compiles what is to be compiled
+            way()
+        compare(Path(folder))
+        size = sum(path.stat().st_size for path in (Path(folder) / "kept").iterdir())
+        print(f"{size / len(rows) / 1e3:.1f} kB of levels an image")
     report(measure(list(ways), args.repeats, len(rows)))
 
 
-def real_logits(archives: Archives, count: int):
+def real_maps(archives: Archives, count: int) -> Iterator[np.ndarray]:
+    """Probabilities (h, w) of real masks, float32."""
     members = [name for name in archives.members("train_masks.zip") if name.endswith(".gif")]
     for member in itertools.islice(itertools.cycle(members), count):
         mask = np.array(Image.open(io.BytesIO(archives.read(member))), np.float32)
         small = cv2.resize(mask, SIZE[::-1], interpolation=cv2.INTER_AREA)
-        soft = cv2.GaussianBlur(small, (0, 0), 1).clip(1e-4, 1 - 1e-4)
-        yield np.log(soft / (1 - soft))
+        yield cv2.GaussianBlur(small, (0, 0), 1)
 
 
-def words_of(logits: np.ndarray) -> np.ndarray:
-    """What a GPU hands over: the bits of the mask. Made by the classic arithmetic."""
-    mask = cv2.resize(sigmoid(logits), FULL[::-1]) >= 0.5
-    return np.packbits(mask.reshape(-1), bitorder="little").view(np.uint64)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
-
-
-def classic(archive: Path, rows, logits, out: Path, with_pillow: bool) -> bytes:
+def classic(archive: Path, rows, maps, out: Path, with_pillow: bool) -> None:
     """One thread, one image after the other."""
     with (
         zipfile.ZipFile(archive) as members,
         gzip.open(out, "wt", compresslevel=9, newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        for row, map_ in zip(rows, logits, strict=True):
+        writer.writerow(mask_rows.HEADER.split(","))
+        for row, probability in zip(rows, maps, strict=True):
             data = members.read(row.image.partition("!")[2])
             if with_pillow:
                 picture = Image.open(io.BytesIO(data)).resize(SIZE[::-1], Image.Resampling.LANCZOS)
@@ -102,9 +100,8 @@ def classic(archive: Path, rows, logits, out: Path, with_pillow: bool) -> bytes:
                 pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
                 image = cv2.resize(pixels, SIZE[::-1])
             assert image.shape == (*SIZE, 3)
-            probability = cv2.resize(sigmoid(map_), FULL[::-1])
-            writer.writerow((base_name(row.image), numpy_rle(probability >= 0.5)))
-    return gzip.decompress(out.read_bytes())
+            large = cv2.resize(probability, FULL[::-1])
+            writer.writerow((base_name(row.image), numpy_rle(large >= 0.5)))
 
 
 def numpy_rle(mask: np.ndarray) -> str:
@@ -116,33 +113,48 @@ def numpy_rle(mask: np.ndarray) -> str:
     return " ".join(map(str, changes))
 
 
-def ours(archives: Archives, rows, logits, bits, out: Path, on_gpu: bool) -> bytes:
-    """Decode, and what follows the network: with bits from a GPU, or all of it on the CPU."""
-    written = []
-    with PieceFile(out, 2) as piece:
-        start = 0
-        for batch in decoded(rows, archives, SIZE, "linear", BATCH, 1, False):
-            some = slice(start, start := start + len(batch.rows))
-            if on_gpu:
-                words = np.stack(bits[some])
-            else:
-                maps = [torch.sigmoid(torch.from_numpy(map_)).numpy() for map_ in logits[some]]
-                words = np.concatenate([mask_bits.on_cpu(map_[None], FULL, 0.5) for map_ in maps])
-            csv_rows.foreground(words)
-            names = [base_name(row.image) for row in batch.rows]
-            written.append(csv_rows.encode(names, words, FULL[0] * FULL[1]))
-            piece.add(written[-1])
-    return b"".join(written)
+def predict(archives: Archives, rows, levels, folder: Path) -> None:
+    """The host's part of the stage `predict`: decode, resize, keep the levels."""
+
+    def images() -> Iterator[kept.Image]:
+        found = iter(levels)
+        for batch in decode_batches(rows, archives, SIZE, "linear", BATCH, 1, False):
+            for row in batch.rows:
+                yield kept.Image.of(row.sample_id, next(found), 0.0, "")
+
+    kept.write(folder, "benchmark", images(), len(rows))
 
 
-def contestants(archive, archives, rows, logits, bits, out) -> dict[str, Callable[[], bytes]]:
-    file = out / "out.gz"
+def encode_all(rows, folder: Path, out: Path) -> None:
+    """The stage `encode`."""
+    opened = Kept.open(folder, [row.sample_id for row in rows], "")
+    made = encode(rows, opened.images(), Decision(scale.HALF), {})
+    submission.write(out, out.with_name("masks.csv"), made, 2)
+
+
+def contestants(archive, archives, rows, maps, out) -> dict[str, Callable[[], None]]:
+    levels = [scale.of(one) for one in maps]
     return {
-        "classic loop, Pillow with Lanczos": lambda: classic(archive, rows, logits, file, True),
-        "classic loop, all in OpenCV": lambda: classic(archive, rows, logits, file, False),
-        "this project, all on the CPU": lambda: ours(archives, rows, logits, bits, file, False),
-        "this project, bits from a GPU": lambda: ours(archives, rows, logits, bits, file, True),
+        "classic loop, Pillow with Lanczos": lambda: classic(
+            archive, rows, maps, out / "pillow.csv.gz", True
+        ),
+        "classic loop, all in OpenCV": lambda: classic(
+            archive, rows, maps, out / "opencv.csv.gz", False
+        ),
+        "this project, predict": lambda: predict(archives, rows, levels, out / "kept"),
+        "this project, encode": lambda: encode_all(rows, out / "kept", out / "ours.csv.gz"),
     }
+
+
+def compare(out: Path) -> None:
+    """Hold our masks against the classic loop's."""
+    worst = 0
+    pairs = (mask_rows.read_rows(out / f"{name}.csv.gz") for name in ("opencv", "ours"))
+    for (name, theirs), (same, ours) in zip(*pairs, strict=True):
+        assert name == same
+        worst = max(worst, np.count_nonzero(rle.decode(theirs, *FULL) != rle.decode(ours, *FULL)))
+    print(f"at most {worst} of {FULL[0] * FULL[1]} pixels of an image differ")
+    assert worst < 5000, worst
 
 
 def measure(ways: list[str], repeats: int, images: int) -> dict[str, float]:
@@ -156,9 +168,9 @@ def measure(ways: list[str], repeats: int, images: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def cpu_seconds(way: Callable[[], bytes], name: str) -> float:
+def cpu_seconds(way: Callable[[], None], name: str) -> float:
     """CPU seconds of the second of two calls in this process."""
-    if name.startswith("this project"):  # the stage sets its memory up so
+    if name.endswith("predict"):  # the stage sets its memory up so
         hardware.reuse_freed_memory()
     way()
     begin = time.process_time()

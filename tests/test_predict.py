@@ -477,7 +477,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
         pytest.skip("mounting a small disk takes the rights of root")
     try:
         ballast = folder / "ballast"
-        ballast.write_bytes(bytes(232 << 10))
+        ballast.write_bytes(bytes(240 << 10))
         yield ballast.unlink
     finally:
         subprocess.run(["umount", folder], check=True)
