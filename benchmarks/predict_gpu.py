@@ -3,11 +3,11 @@
     python benchmarks/predict_gpu.py --raw data/carvana/raw             on a GPU
     python benchmarks/predict_gpu.py --raw data/carvana/raw --rehearse  small, on a CPU
 
-End to end is the stage's own stream: images decoded from the zip, networks, masks at full
-resolution packed on the device, rows encoded, compressed and written in chunks. Bare forward
-runs the same networks on images that lie on the device already. Both are timed after warming
-up, one model without flips first, then five with them. The networks' weights are random: shifted
-so that about a fifth of the pixels are foreground, they cost what trained ones do.
+End to end is the stage's own stream: images decoded from the zip, networks, levels compressed and
+written in chunks. Bare forward runs the same networks on images that lie on the device already.
+Both are timed after warming up (cuDNN tunes in each thread anew, so the stream's clock starts after
+its first batches), one model without flips first, then five with them. The networks' weights are
+random: shifted so that about a fifth of the pixels are foreground, they cost what trained ones do.
 """
 
 import argparse
@@ -15,22 +15,20 @@ import itertools
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
 from pipeline.data.archives import Archives
-from pipeline.data.decoding import decoded
+from pipeline.data.decoding import decode_batches
 from pipeline.data.samples import Sample
+from pipeline.levels import kept
 from pipeline.networks import model
-from pipeline.networks.predictor import forward
-from pipeline.predict.chunks import Chunks
-from pipeline.predict.mask_stream import masks
-from pipeline.predict.stage import AHEAD, CHUNK, predict
-from pipeline.recipe.schema import Predict
+from pipeline.networks.predictor import Predictor
 from pipeline.support import hardware
-from pipeline.support.concurrency import ahead
+from pipeline.support.concurrency import ordered, read_ahead
 from pipeline.support.progress import Timers
 
 FULL = (1280, 1918)  # height, width of Carvana's images
@@ -71,8 +69,10 @@ def main() -> None:
     for count, tta in ((1, "none"), (5, "hflip")):
         networks = [build(encoder, size, fold).to(fabric.device) for fold in range(count)]
         some = rows[: max(args.batch, len(rows) // (count * (1 if tta == "none" else 2)))]
-        bare = bare_forward(some, args, networks, size, tta, fabric)
-        whole, waits = end_to_end(some, args, networks, size, tta, fabric)
+        named = {f"network {number}": one for number, one in enumerate(networks)}
+        predictor = Predictor(named, size, "linear", tta, fabric, args.batch, args.workers)
+        bare = bare_forward(some, args.raw, predictor)
+        whole, waits = end_to_end(some, args.raw, predictor)
         print(
             f"| {encoder} at {size[0]}, {count} model(s), {tta} | {bare:.0f} | {whole:.0f} | "
             f"{whole / bare:.2f} | {waits.fraction('images'):.0%} |",
@@ -100,50 +100,50 @@ def synchronise(fabric: Fabric) -> None:
         torch.cuda.synchronize()
 
 
-def bare_forward(rows, args, networks, size, tta, fabric) -> float:
+def bare_forward(rows: list[Sample], raw: Path, predictor: Predictor) -> float:
     """Images a second of the networks alone: one batch that stays on the device."""
-    some = rows[: args.batch]
-    (batch,) = decoded(some, Archives(args.raw), size, "linear", args.batch, 1, False)
+    size, batch_size, fabric = predictor.size, predictor.batch_size, predictor.fabric
+    some = rows[:batch_size]
+    (batch,) = decode_batches(some, Archives(raw), size, "linear", batch_size, 1, False)
     images = batch.images.to(fabric.device)
-    times = max(3, len(rows) // args.batch // 2)
+    times = max(3, len(rows) // batch_size // 2)
 
     @torch.inference_mode()
     def run(repeats: int) -> None:
         with fabric.autocast():
             for _ in range(repeats):
-                for network in networks:
+                for network in predictor.networks.values():
                     network(images)
-                    if tta == "hflip":
+                    if predictor.tta == "hflip":
                         network(images.flip(2)).flip(2)
         synchronise(fabric)
 
     run(3)  # cuDNN chooses its kernels
-    forward(images, networks, tta, fabric, 0.5)
     begin = time.perf_counter()
     run(times)
-    return times * args.batch / (time.perf_counter() - begin)
+    return times * len(some) / (time.perf_counter() - begin)
 
 
-def end_to_end(rows, args, networks, size, tta, fabric) -> tuple[float, Timers]:
-    """Images a second from the zip to compressed chunks."""
-    archives = Archives(args.raw)
+def end_to_end(rows: list[Sample], raw: Path, predictor: Predictor) -> tuple[float, Timers]:
+    """Images a second from the zip to chunks of levels, after the first batches."""
+    warm = min(4, len(rows) // predictor.batch_size // 4) * predictor.batch_size
+    timers, clock = Timers(), [0.0]
 
-    def run(some: list[Sample], folder: Path) -> Timers:
-        waits = Timers()
-        stream = masks(
-            some, archives, networks, size, "linear", tta, 0.5, fabric, args.batch, args.workers,
-            waits,
+    def images() -> Iterator[kept.Image]:
+        predictions = predictor.predict(rows, Archives(raw), timers)
+        stream = read_ahead(predictions, 2 * predictor.batch_size)
+        packed = ordered(
+            lambda one: kept.Image.of(one.row.sample_id, one.levels, one.disagreement, one.error),
+            stream, 2,
         )  # fmt: skip
-        chunks = Chunks(folder, some, CHUNK // args.batch * args.batch)
-        numbers = chunks.missing()
-        settings = Predict(on_bad_image="fail", keep="all", compression=2)
-        predict(ahead(stream, AHEAD), chunks, numbers, {}, settings, lambda images: None)
-        return waits
+        for number, image in enumerate(packed):
+            if number == warm:
+                clock[0] = time.perf_counter()
+            yield image
 
     with tempfile.TemporaryDirectory() as folder:
-        run(rows[: 2 * args.batch], Path(folder, "warm"))
-        waits = run(rows, Path(folder, "timed"))
-        return len(rows) / waits.elapsed(), waits
+        kept.write(Path(folder, "kept"), "benchmark", images(), len(rows))
+        return (len(rows) - warm) / (time.perf_counter() - clock[0]), timers
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Predict a test set of the competition's size: is memory bounded, is the file right?
+"""Predict and encode a test set of the competition's size: is memory bounded, is the file right?
 
     python benchmarks/soak.py --raw data/carvana/raw --names sample_submission.csv.zip \
         --folder /tmp/soak
@@ -6,8 +6,9 @@
 `--raw` holds Carvana's archives (a part of them will do), `--names` is the official sample
 submission with its 100,064 names. An archive with all of them is written to `--folder` (about
 10 GB), the real test images again and again, stored as they are. Then the stages split, train
-(a small network at 128x128, one epoch: real-looking masks are what matters) and predict run as
-users run them, and the memory of every process of the last is read once a second.
+(a small network at 128x128, one epoch: real-looking masks are what matters), predict and encode run
+as users run them, and the memory of every process of the last two is read once a second. At
+last encode runs again for another threshold: that is what a changed decision costs.
 """
 
 import argparse
@@ -31,7 +32,10 @@ from pipeline.evaluation.decision import Decision
 from pipeline.masks import submission
 
 ROOT = Path(__file__).parent.parent
-EARLY = 2_000  # images after which memory is compared with that at the end
+PLACES = (
+    "raw=raw", "samples=samples.csv", "runs=runs", "evaluation=eval", "work=work", "kept=kept",
+    "submission=out", "logs=logs",
+)  # fmt: skip
 BATCH = 16
 
 
@@ -46,15 +50,15 @@ def main() -> None:
     folder = args.folder.resolve()
     timed("archive", lambda: build(args.raw.resolve(), args.names, folder / "raw", args.count))
     write_settings(folder)
-    timed("split", lambda: stage(folder, "split", "--raw raw --out samples.csv"))
-    timed(
-        "train",
-        lambda: stage(
-            folder, "train",
-            "--fold 0 --raw raw --samples samples.csv --work work --logs logs --out runs/fold0",
-        ),
-    )  # fmt: skip
-    predict(folder)
+    timed("split", lambda: stage(folder, "split"))
+    timed("train", lambda: stage(folder, "train", "--fold", "0"))
+    watched(folder, "predict")
+    size = sum(path.stat().st_size for path in (folder / "kept").iterdir()) / 1e9
+    print(f"kept: {size:.2f} GB")
+    watched(folder, "encode")
+    check(folder)
+    decide(folder, 140)
+    watched(folder, "encode")
     if not args.keep:
         shutil.rmtree(folder)
 
@@ -95,18 +99,25 @@ def write_settings(folder: Path) -> None:
     recipe["train"] |= {"resize": "linear", "phases": [phase]}
     recipe["validate"]["tta"] = "none"
     recipe["runtime"] |= {"batch_size": BATCH, "workers": 2, "cache": "none", "tensorboard": False}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipes").mkdir()
+    (folder / "recipes/recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "params.yaml").write_text("recipes: [recipe]\nfolds: [0]\n")
-    (folder / "metrics.json").write_text(json.dumps(Decision(128).as_metrics()))
+    (folder / "eval").mkdir()
+    decide(folder, 128)
 
 
-def command(name: str, arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"pipeline.{name}", "recipe.yaml", *arguments.split()]
+def decide(folder: Path, level: int) -> None:
+    (folder / "eval/metrics.json").write_text(json.dumps(Decision(level).as_metrics()))
 
 
-def stage(folder: Path, name: str, arguments: str) -> None:
+def command(name: str, *more: str) -> list[str]:
+    at = [word for place in PLACES for word in ("--at", place)]
+    return [sys.executable, "-m", "pipeline", name, "recipe", *at, *more]
+
+
+def stage(folder: Path, name: str, *more: str) -> None:
     done = subprocess.run(
-        command(name, arguments), cwd=folder, env=environment(), capture_output=True, text=True
+        command(name, *more), cwd=folder, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
@@ -115,35 +126,34 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def predict(folder: Path) -> None:
-    arguments = (
-        "--params params.yaml --raw raw --samples samples.csv --runs runs --metrics metrics.json "
-        "--work work --out out --summary prediction.json"
-    )
+def watched(folder: Path, name: str) -> None:
+    """Run a stage, and tell its memory over time."""
     start = time.monotonic()
-    process = subprocess.Popen(
-        command("predict", arguments), cwd=folder, env=environment(), stderr=subprocess.DEVNULL
-    )
-    samples = list(watch(process, folder / "work"))
+    with (folder / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(command(name), cwd=folder, env=environment(), stderr=printed)
+        samples = list(watch(process))
     seconds = time.monotonic() - start
-    assert process.returncode == 0, f"predict ended with {process.returncode}"
-    report(samples, seconds, json.loads((folder / "prediction.json").read_text()))
+    assert process.returncode == 0, (folder / "printed.txt").read_text()[-2000:]
+    figures = {"predict": "prediction", "encode": "submission"}[name]
+    report(name, samples, seconds, json.loads((folder / f"eval/{figures}.json").read_text()))
+
+
+def check(folder: Path) -> None:
     begin = time.monotonic()
     sizes = {base_name(row.image): row.size for row in test(read(folder / "samples.csv"))}
-    summary = submission.check(
-        folder / "out/submit.csv.gz", folder / "raw/sample_submission.csv", sizes
-    )
-    size = (folder / "out/submit.csv.gz").stat().st_size / 1e6
+    file = folder / "out/submit.csv.gz"
+    summary = submission.check(file, folder / "raw/sample_submission.csv", sizes)
+    size = file.stat().st_size / 1e6
     print(f"check: {summary}, {size:.0f} MB, read in {time.monotonic() - begin:.1f} s")
 
 
-def watch(process: subprocess.Popen, work: Path) -> Iterator[tuple[int, list[float]]]:
-    """(images in complete chunks, MB resident of each process), once a second until it ends."""
+def watch(process: subprocess.Popen) -> Iterator[tuple[float, list[float]]]:
+    """(seconds, MB resident of each process), once a second until it ends."""
+    start = time.monotonic()
     while process.poll() is None:
-        chunks = len(list(work.glob("predict-*/chunk-*.rows")))
         found = [resident(pid) for pid in family(process.pid)]
         if any(found):
-            yield chunks * 512 // BATCH * BATCH, sorted(filter(None, found), reverse=True)
+            yield time.monotonic() - start, sorted(filter(None, found), reverse=True)
         time.sleep(1)
 
 
@@ -165,18 +175,19 @@ def resident(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def report(samples: list[tuple[int, list[float]]], seconds: float, figures: dict) -> None:
-    early = next(memory for images, memory in samples if images >= EARLY)
-    late = [memory for images, memory in samples if images >= samples[-1][0]][-1]
+def report(
+    name: str, samples: list[tuple[float, list[float]]], seconds: float, figures: dict
+) -> None:
+    """Memory is compared at a fifth of the time and at the end: by then all has been used once."""
+    early = next(memory for when, memory in samples if when >= seconds / 5)
+    late, rows = samples[-1][1], figures["images"]
     most = max(memory[0] for _, memory in samples)
-    rows = figures["images"]
-    print(f"predict: {rows:,} rows in {seconds:.0f} s, {rows / seconds:.0f} rows/s")
-    print(f"processes: {max(len(memory) for _, memory in samples)}")
-    print(f"resident after {EARLY:,} images: {early[0]:.0f} MB; at the end: {late[0]:.0f} MB")
+    print(f"{name}: {rows:,} images in {seconds:.0f} s, {rows / seconds:.0f} a second")
+    print(f"resident after a fifth: {early[0]:.0f} MB; at the end: {late[0]:.0f} MB")
     print(f"ratio: {late[0] / early[0]:.3f}; the most at any second: {most:.0f} MB")
     step = max(1, len(samples) // 10)
-    print("images, MB:", *(f"{images:,}: {memory[0]:.0f}" for images, memory in samples[::step]))
-    print(f"figures: {json.dumps(figures)}")
+    print("s, MB:", *(f"{when:.0f}: {memory[0]:.0f}" for when, memory in samples[::step]))
+    print(f"figures: {json.dumps(figures)}", flush=True)
 
 
 if __name__ == "__main__":
