@@ -6,6 +6,7 @@ first use and release the GIL; they read 64-bit words and assume a little-endian
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numba
@@ -21,7 +22,7 @@ from pipeline.support.arrays import Mask, UInt8
 # ascending, not overlapping.
 Runs: TypeAlias = NDArray[np.int64]
 
-_FIRST_ROOM = 1024  # runs; most masks have fewer
+_FIRST_ROOM = 2048  # runs; nearly all masks have fewer
 _WORD_RUNS = 33  # at most begin or end in a word of 64 pixels
 _NONE, _ALL, _ONE = np.uint64(0), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
 
@@ -41,13 +42,15 @@ class Parts:
 def of_mask(mask: Mask | UInt8) -> Runs:
     """The runs of an (H, W) mask: bool or uint8, nonzero = foreground."""
     assert mask.dtype in (np.bool_, np.uint8), f"a mask is bool or uint8, not {mask.dtype}"
-    return _of_bytes(np.ravel(mask).view(np.uint8), np.uint8(1))
+    pixels = np.ravel(mask).view(np.uint8)
+    return _with_room(lambda runs: _of_bytes(pixels, np.uint8(1), runs))
 
 
 def of_levels(levels: UInt8, level: int) -> Runs:
     """The runs of pixels (H, W), uint8, that reach `level`, 0 to 255."""
     assert levels.dtype == np.uint8, f"levels are uint8, not {levels.dtype}"
-    return _of_bytes(np.ravel(levels), np.uint8(level))
+    pixels = np.ravel(levels)
+    return _with_room(lambda runs: _of_bytes(pixels, np.uint8(level), runs))
 
 
 def of_packed(bits: UInt8, size: int) -> Runs:
@@ -62,7 +65,7 @@ def of_packed(bits: UInt8, size: int) -> Runs:
     whole = size // 64 * 8
     words = np.require(packed[:whole].view(np.uint64), requirements="A")  # aligned
     tail = int.from_bytes(packed[whole:].tobytes(), "little") % (1 << size % 64)
-    return _of_words(words, np.uint64(tail))
+    return _with_room(lambda runs: _of_words(words, np.uint64(tail), runs))
 
 
 def to_mask(runs: Runs, height: int, width: int) -> Mask:
@@ -70,6 +73,14 @@ def to_mask(runs: Runs, height: int, width: int) -> Mask:
     pixels = np.zeros(height * width, np.bool_)
     _fill(runs, pixels)
     return pixels.reshape(height, width)
+
+
+def _with_room(find: Callable[[Runs], int]) -> Runs:
+    """What a kernel finds, given as much room as it turns out to need."""
+    runs = np.empty((_FIRST_ROOM, 2), np.int64)
+    while (count := find(runs)) < 0:
+        runs = np.empty((8 * len(runs), 2), np.int64)
+    return runs[:count]
 
 
 # --- what they tell
@@ -170,47 +181,39 @@ def _add_word(word: np.uint64, base: int, start: int, runs: Runs, count: int) ->
 
 
 @numba.njit(nogil=True, cache=True)
-def _with_room(runs: Runs, count: int) -> Runs:
-    """The same runs, with room for those of another word."""
-    if count + _WORD_RUNS <= len(runs):
-        return runs
-    larger = np.empty((2 * len(runs), 2), np.int64)
-    larger[:count] = runs[:count]
-    return larger
-
-
-@numba.njit(nogil=True, cache=True)
-def _of_bytes(pixels: UInt8, bound: np.uint8) -> Runs:
-    """The runs of pixels, a byte each, that reach `bound`."""
-    runs, count, start, same = np.empty((_FIRST_ROOM, 2), np.int64), 0, -1, _NONE
+def _of_bytes(pixels: UInt8, bound: np.uint8, runs: Runs) -> int:
+    """Find the runs of pixels, a byte each, that reach `bound`; -1: too little room."""
+    count, start, same = 0, -1, _NONE
     whole = pixels.size // 64 * 64
     for i in range(0, whole, 64):
         word: np.uint64 = _reach(pixels, i, bound)  # type: ignore[call-arg]
         if word != same:
-            runs = _with_room(runs, count)
+            if count + _WORD_RUNS > len(runs):
+                return -1
             start, count = _add_word(word, i, start, runs, count)
             same = _ALL if start >= 0 else _NONE
     last = _NONE  # its zeros end a run
     for i in range(whole, pixels.size):
         if pixels[i] >= bound:
             last |= _ONE << np.uint64(i - whole)
-    runs = _with_room(runs, count)
-    _, count = _add_word(last, whole, start, runs, count)
-    return runs[:count]
+    if count + _WORD_RUNS > len(runs):
+        return -1
+    return _add_word(last, whole, start, runs, count)[1]
 
 
 @numba.njit(nogil=True, cache=True)
-def _of_words(words: NDArray[np.uint64], last: np.uint64) -> Runs:
-    """The runs of 64 pixels a word, then `last`, whose zeros end a run."""
-    runs, count, start, same = np.empty((_FIRST_ROOM, 2), np.int64), 0, -1, _NONE
+def _of_words(words: NDArray[np.uint64], last: np.uint64, runs: Runs) -> int:
+    """Find the runs of 64 pixels a word, then of `last`, whose zeros end a run; see `_of_bytes`."""
+    count, start, same = 0, -1, _NONE
     for i in range(words.size):
         if words[i] != same:
-            runs = _with_room(runs, count)
+            if count + _WORD_RUNS > len(runs):
+                return -1
             start, count = _add_word(words[i], i * 64, start, runs, count)
             same = _ALL if start >= 0 else _NONE
-    runs = _with_room(runs, count)
-    _, count = _add_word(last, words.size * 64, start, runs, count)
-    return runs[:count]
+    if count + _WORD_RUNS > len(runs):
+        return -1
+    return _add_word(last, words.size * 64, start, runs, count)[1]
 
 
 @numba.njit(nogil=True, cache=True)
