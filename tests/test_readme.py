@@ -40,6 +40,9 @@ SAMPLE, TESTS = COMMANDS["README.md"]  # the second is what .ci/run runs
 LATER = [(name, command) for name in PAGES if name != "README.md" for command in COMMANDS[name]]
 GIGABYTE = 1e9
 
+# The first run alone takes longer than a test may, on a slow or a busy machine.
+pytestmark = pytest.mark.timeout(2400)
+
 
 def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a line as a newcomer's shell would, outside any active environment but with its PATH."""
