@@ -179,6 +179,7 @@ def tiny_recipe(name: str = "sample") -> dict:
     recipe["download"] = {"kind": "competition", "slug": SLUG, "files": files, "optional_files": []}
     recipe["split"]["folds"] = 2
     one_phase(recipe, size=[32, 64], epochs=1, batch_size=4)
+    recipe["train"]["validation"]["every"] = 1
     recipe["validate"] |= {"worst": 4, "random": 2}
     recipe["tune"]["bootstrap"] = 50
     recipe["runtime"] |= {
