@@ -161,7 +161,7 @@ def test_our_networks_come_back_from_their_checkpoints(
 @pytest.mark.parametrize(
     ("description", "size", "said"),
     [
-        (TINY, (100, 64), r"found size \[100, 64\], but Unet takes .* of 32 .* expected 96 or 128 i"),
+        (TINY, (100, 64), r"\[100, 64\], but Unet takes .* of 32 .* expected 96 or 128 i"),
         (TINY, (64, 31), "expected 32 instead of 31"),
         (OURS[0], (14, 20), "but plain-unet takes .* 14 and any .* of 4 more, expected 18 or 22 "),
         (OURS[1], (63, 64), "but unet1024 takes .* expected 64 instead of 63"),
