@@ -5,7 +5,7 @@
 #   2  data: put together what has arrived (packs 2, 3, ...: once each, as they come)
 #   3  fold 0 of the recipe trained to its end and scored, the test images predicted (all packs)
 #   4  training speeds
-#   5  memory of each batch size, and two processes on one device
+#   5  memory
 #
 # PACKS  folder of the numbered folders that were copied (gpu-pack); STATE  what outlives a step
 # (/tmp/gpu); OUT  results: at most 8 files of 16 MiB (gpu-out). RECIPE (carvana), ACCELERATOR
@@ -42,7 +42,7 @@ recipe["runtime"] |= {"accelerator": sys.argv[2], "tensorboard": False}
 path.with_name("on-gpu.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
 PY
     at=()
-    for place in raw samples runs oof levels evaluation submission work; do
+    for place in archives raw samples runs oof kept evaluation submission work logs; do
         at+=(--at "$place=$state/run/$place")
     done
     for verb in download split "train --fold 0" "validate --fold 0" "tune --fold 0" "predict --fold 0" \

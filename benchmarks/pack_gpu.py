@@ -28,7 +28,7 @@ ARCHIVES = ("test.zip", "sample_submission.csv.zip", "train_masks.zip", "train.z
 # What a machine with torch, numba, OpenCV, Pillow, pandas and scikit-learn lacks; the versions are
 # those of constraints.txt.
 WHEELS = (
-    "albucore", "albumentations", "annotated-types", "isal", "lightning-fabric",
+    "albucore", "albumentations", "annotated-types", "google-crc32c", "isal", "lightning-fabric",
     "lightning-utilities", "pydantic", "pydantic_core", "ruamel.yaml", "ruamel.yaml.clib",
     "segmentation_models_pytorch", "simplejpeg", "simsimd", "stringzilla", "timm",
     "typing-inspection", "typing_extensions",
