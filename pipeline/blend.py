@@ -24,8 +24,8 @@ from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.evaluation import judge, out_of_fold
 from pipeline.levels import kept, scale
-from pipeline.levels.blend import mix
 from pipeline.levels.kept import Image, Kept
+from pipeline.levels.scale import mix
 from pipeline.metrics import classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths, recipe_file

@@ -22,7 +22,7 @@ from pipeline.data.samples import Sample
 from pipeline.evaluation import judge, out_of_fold
 from pipeline.evaluation.decision import Decision
 from pipeline.levels import kept, scale
-from pipeline.levels.blend import mix
+from pipeline.levels.scale import mix
 from pipeline.masks import rle
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read

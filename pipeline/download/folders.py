@@ -63,10 +63,6 @@ def bring(wanted: Folders, origin: Origin, check: Callable[[], object]) -> list[
     return list(NAMES)
 
 
-def _parts(wanted: Folders) -> list[tuple[str, Path]]:
-    return [(key, Path(getattr(wanted, key)).expanduser()) for key in ("images", "masks")]
-
-
 def _pack(folder: Path, target: Path) -> None:
     found = list(_files(folder))
     if not found:
