@@ -3,6 +3,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -12,6 +13,7 @@ from pipeline.networks import model
 from pipeline.networks.model import Description
 from pipeline.recipe import read
 from pipeline.recipe.schema import Library, LibraryAsPublished, Section
+from pipeline.support import tensor_file
 from pipeline.support.errors import UserError
 
 TINY = Description(
@@ -189,16 +191,34 @@ def test_weights_of_he_keep_the_size_of_what_flows_through() -> None:
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.pt: not a checkpoint of this project"):
+    with pytest.raises(UserError, match=r"model\.pt: damaged, or not a network of this project"):
+        model.load(path)
+    tensor_file.save(path, {"weights": {}})  # whole, but of another kind
+    with pytest.raises(UserError, match=r"model\.pt: damaged, or not a network of this project"):
         model.load(path)
 
 
-def test_a_truncated_checkpoint_is_refused(network: model.Segmenter, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
+def test_no_damage_to_a_network_goes_unnoticed(network: model.Segmenter, tmp_path: Path) -> None:
+    """Zip's own checksums miss some of it: the weights are then others, without a word."""
+    path, rng = tmp_path / "model.pt", np.random.default_rng(0)
     model.save(path, network, network.state_dict())
-    path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
-        model.load(path)
+    whole = path.read_bytes()
+    model.load(path)
+    for _ in range(60):
+        content = bytearray(whole)
+        at, length = int(rng.integers(len(whole))), int(rng.integers(1, 1000))
+        match rng.integers(4):
+            case 0:
+                content[at] ^= 1 << int(rng.integers(8))
+            case 1:
+                content[at : at + length] = rng.bytes(len(content[at : at + length]))
+            case 2:
+                del content[at : at + length]
+            case _:
+                del content[at:]
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.pt: damaged, .*run the train stage again"):
+            model.load(path)
 
 
 def test_a_missing_checkpoint_says_what_to_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.networks import unet
 from pipeline.recipe.schema import MinMax, Standard, Train
-from pipeline.support import tensor_file
+from pipeline.support import files, tensor_file
 from pipeline.support.errors import UserError
 
 FirstWeights = Literal["imagenet", "he", "none"]
@@ -272,18 +272,19 @@ def load(path: Path) -> Segmenter:
     """Rebuild a saved network on the CPU, ready for inference.
 
     Raises:
-        UserError: the file is missing, no checkpoint of this project, or of another format.
+        UserError: the file is missing, damaged, not by this project, or of another format.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["format"]
+        whole = files.intact(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the train stage of this fold first") from None
-    except Exception as error:  # torch.load raises whatever pickle and zip reading raise
+    content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    if not isinstance(content, dict) or "format" not in content:
         raise UserError(
-            f"{path}: not a checkpoint of this project ({type(error).__name__}); "
-            f"delete it and run the train stage again"
-        ) from error
+            f"{path}: damaged, or not a network of this project: found no right checksum at its "
+            f"end; delete it and run the train stage again"
+        )
+    found = content["format"]
     if found != FORMAT:
         raise UserError(f"{path}: found format {found}, expected {FORMAT}; train it again")
     model = build(Description(**content["description"]), weights="none")

@@ -195,30 +195,43 @@ def seal(path: Path) -> None:
 
 
 def verify(path: Path) -> int | None:
+    """The bytes of content in scratch whose checksum is right; else None.
+
+    Returns:
+        None where there is no such file, or where `intact` finds it damaged. Damage is said on
+        stderr, and the file is removed, so that it is made again.
+    """
+    try:
+        length = intact(path)
+    except FileNotFoundError:
+        return None
+    if length is None:
+        print(f"{path}: damaged, its checksum is not right; it is removed and made again",
+              file=sys.stderr, flush=True)  # fmt: skip
+        path.unlink(missing_ok=True)
+    return length
+
+
+def intact(path: Path) -> int | None:
     """The bytes of content in a checked file, whose checksum is right; else None.
 
     It reads the file once and holds a block of it at a time. The content starts at the file's
     first byte, so that `numpy.memmap` and others can read it where it lies.
 
     Returns:
-        None where there is no such file, or where it is damaged: cut short, changed by a byte,
-        never sealed. Damage is said on stderr, and the file is removed, so that it is made again.
+        None where it is damaged: cut short, changed by a byte, never sealed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
     """
-    try:
-        with path.open("rb") as stream:
-            length = path.stat().st_size - _FOOTER
-            digest, left = hashlib.sha256(), length
-            while left > 0 and (block := stream.read(min(left, 1 << 20))):
-                digest.update(block)
-                left -= len(block)
-            if length >= 0 and stream.read() == _MARK + digest.digest():
-                return length
-    except FileNotFoundError:
-        return None
-    print(f"{path}: damaged, its checksum is not right; it is removed and made again",
-          file=sys.stderr, flush=True)  # fmt: skip
-    path.unlink(missing_ok=True)
-    return None
+    with path.open("rb") as stream:
+        length = path.stat().st_size - _FOOTER
+        digest, left = hashlib.sha256(), length
+        while left > 0 and (block := stream.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+        whole = length >= 0 and stream.read() == _MARK + digest.digest()
+    return length if whole else None
 
 
 def read_checked(path: Path) -> bytes | None:
