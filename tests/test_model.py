@@ -268,10 +268,10 @@ def test_a_batch_too_large_for_32_bit_kernels_is_refused() -> None:
     model.try_batches(settings, 1)
     (*others, last) = settings.phases
     large = settings.model_copy(
-        update={"phases": (*others, last.model_copy(update={"batch_size": 64}))}
+        update={"phases": (*others, last.model_copy(update={"batch_size": 256}))}
     )
     with pytest.raises(
-        UserError, match=r"found batch_size 64 at size \[1024, 1024\], .*lower it to"
+        UserError, match=r"found batch_size 256 at size \[1024, 1024\], .*lower it to"
     ):
         model.try_batches(large, 1)
-    model.try_batches(large, 8)
+    model.try_batches(large, 32)

@@ -13,8 +13,8 @@ from pipeline.recipe import read
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAMETERS = {
     "brain-mri": 7_763_041,
-    "carvana": 24_436_369,
-    "carvana-laptop": 12_461_009,
+    "carvana": 24_477_188,
+    "carvana-laptop": 12_524_932,
     "ekami-unet-1024": 35_371_873,
     "ekami-unet-572": 31_037_633,
     "lab-cnn": 371_073,
