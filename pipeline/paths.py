@@ -80,6 +80,10 @@ class Paths:
         """A fold's network."""
         return self.run(fold) / "model.pt"
 
+    def epochs(self, fold: int) -> Path:
+        """The networks of all epochs of a fold, where a recipe keeps them."""
+        return self.run(fold) / "epochs"
+
     def history(self, fold: int) -> Path:
         """What each epoch of a fold's training measured."""
         return self.run(fold) / "history.csv"

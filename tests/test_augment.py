@@ -11,7 +11,8 @@ MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)
 NOTHING = dict(
     hflip=0, vflip=0, affine=0, shift=0, scale=0, rotate=0,
-    color=0, lighten=0, brightness=0, contrast=0, saturation=0, hue=0,
+    border="mirror", color=0, color_like="torchvision", lighten=0, brightness=0, contrast=0,
+    saturation=0, hue=0, triple=False,
 )  # fmt: skip
 
 

@@ -37,8 +37,9 @@ def rows(archives: Archives) -> list[Sample]:
 
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
     ranges = Augment(
-        hflip=0.5, vflip=0, affine=1, shift=0.1, scale=0.1, rotate=5,
-        color=0.5, lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
+        hflip=0.5, vflip=0, affine=1, shift=0.1, scale=0.1, rotate=5, border="mirror",
+        color=0.5, color_like="torchvision", lighten=0, brightness=0.2, contrast=0.2,
+        saturation=0.2, hue=0.1, triple=False,
     )  # fmt: skip
     return TrainingSet(rows, Decoder(rows, archives, SIZE, "area"), Augmentation(ranges))
 

@@ -14,7 +14,9 @@ CPU = torch.device("cpu")
 def bce_dice(
     logits: torch.Tensor, target: torch.Tensor, bce: float, dice: float, boundary: float = 0
 ) -> Terms:
-    weights = Loss(bce=bce, dice=dice, boundary=boundary, boundary_width=1)
+    weights = Loss(
+        bce=bce, dice=dice, smooth=(1, 1), dice_of="image", boundary=boundary, boundary_width=1
+    )
     return loss.entropy_dice(logits, target, weights)
 
 
@@ -141,7 +143,7 @@ def test_targets_of_bytes_become_shares() -> None:
 
 
 def terms(total: float, bce: float = 1.0, dice: float = 0.5) -> Terms:
-    return Terms(*(torch.tensor(value) for value in (total, bce, dice)))
+    return Terms(*(torch.tensor(value) for value in (total, bce, dice, 0.25)))
 
 
 def test_losses_are_means_over_batches() -> None:
@@ -149,7 +151,7 @@ def test_losses_are_means_over_batches() -> None:
     for total in (1.0, 2.0, 6.0):
         assert losses.add(terms(total), torch.tensor([0])), "on a CPU every batch is looked at"
         assert losses.look() == total
-    assert losses.means().tolist() == [3.0, 1.0, 0.5]
+    assert losses.means().tolist() == [3.0, 1.0, 0.5, 0.25]
     losses.clear()
     losses.add(terms(7.0), torch.tensor([0]))
     assert losses.means()[0] == 7

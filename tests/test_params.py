@@ -16,6 +16,9 @@ from pipeline.support.errors import UserError
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
+LOSS = dict(bce=1, dice=1, smooth=[1, 1], dice_of="image", boundary=0, boundary_width=1)
+
+
 def recipe() -> dict:
     return yaml.safe_load((ROOT / "recipes/sample.yaml").read_text())
 
@@ -170,9 +173,10 @@ def test_a_value_of_another_type_is_no_value(
         ("train.phases.0.learning_rate", 0, "greater than 0"),
         ("train.phases.0.schedule.warm_up", 0, "greater than 0"),
         ("train.phases.0.schedule.warm_up", 1, "less than 1"),
-        ("train.loss", {"bce": 0, "dice": 0, "boundary": 0, "boundary_width": 1}, "both 0"),
+        ("train.loss", LOSS | {"bce": 0, "dice": 0}, "both 0"),
+        ("train.loss.smooth", [1, 0], "greater than 0"),
         ("train.loss.boundary_width", 0, "greater than or equal to 1"),
-        ("train.weights.keep", "all", "Input should be 'last' or 'best'"),
+        ("train.weights.keep", "some", "Input should be 'last', 'best' or 'all'"),
         ("train.validation.every", 0, "greater than or equal to 1"),
         ("train.phases", [], "at least 1 item"),
         ("train.validation.patience", 0, "greater than or equal to 1"),

@@ -16,7 +16,7 @@ PARAMETERS = {
     "carvana": 24_477_188,
     "carvana-laptop": 12_524_932,
     "ekami-unet-1024": 35_371_873,
-    "ekami-unet-572": 31_037_633,
+    "ekami-unet-572": 31_390_721,
     "lab-cnn": 371_073,
     "lab-unet": 7_760_097,
     "oxford-pets": 8_630_563,

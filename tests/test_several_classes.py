@@ -62,9 +62,10 @@ def test_counts_are_of_the_true_masks(finished: Path) -> None:
 
 def test_pictures_say_what_they_show(finished: Path) -> None:
     (overlay,) = (finished / "oof/tiny/fold0-overlays").iterdir()
-    assert overlay.name.startswith("worst-01-not-background-")
+    assert overlay.name.startswith("worst-01-")
     page = (finished / "eval/tiny/report.html").read_text()
-    assert "Shown is what is not background" in page
+    assert "show each class in its color" in page
+    assert all(f">{name}</span>" in page for name in LABELS[1:]), "the colors of pictures"
     assert "Scores by class" in page and '<th scope="row">border</th>' in page
     assert "Gain over 0.5" not in page and 'href="#threshold"' not in page
 

@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Generator, Sequence
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,10 +18,9 @@ from torch import Tensor
 from pipeline.data.archives import Archives, DamagedMemberError
 from pipeline.data.images import BadImageError, read_image, resize_image
 from pipeline.data.samples import Sample
+from pipeline.recipe.schema import Resize
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.concurrency import ordered
-
-Resize = Literal["linear", "area"]
 
 HELD = 2  # batches whose pixels stay as they are while the next one is asked for
 

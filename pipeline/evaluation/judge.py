@@ -84,7 +84,7 @@ def _draw(
 ) -> None:
     """Write an overlay an image, named by kind and rank, for `dvc plots`.
 
-    They show the foreground; with several classes, all but the first: the name says `not-<it>`.
+    They show the foreground; of several classes, each in its color, as predicted and as true.
     """
     scores = [one.dice for one in judged]
     chosen = pictures.choose(scores, settings.worst, settings.random, fold)
@@ -98,13 +98,15 @@ def _draw(
     images = kept.some(row.sample_id for row in rows)
     for rank, (kind, row, kept_image) in enumerate(zip(kinds, rows, images, strict=True), start=1):
         image = read_image(archives, row)
-        mask = scale.decide(kept_image.levels(), row.size) > 0
-        truth = true_classes(archives, row) > 0
+        found, truth = scale.decide(kept_image.levels(), row.size), true_classes(archives, row)
+        if row.classes == 1:
+            drawn = pictures.panels(image, found > 0, truth > 0)
+        else:
+            drawn = pictures.side_by_side(image, found, truth)
         number = rank if kind == "worst" else rank - kinds.index("random")
-        shown = "" if row.classes == 1 else f"not-{row.labels[0].name}-"
-        path = folder / f"{kind}-{number:02d}-{shown}{row.sample_id}.jpg"
+        path = folder / f"{kind}-{number:02d}-{row.sample_id}.jpg"
         with files.written_whole(path) as temporary:
-            temporary.write_bytes(encode_jpeg(pictures.panels(image, mask, truth)))
+            temporary.write_bytes(encode_jpeg(drawn))
 
 
 def mean_dice(judged: Sequence[Judged]) -> float:

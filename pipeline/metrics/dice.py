@@ -81,6 +81,26 @@ def flattened_dice(counts: Int64) -> float:
     return float((2 * (foreground @ probability) + 1) / (predicted + foreground.sum() + 1))
 
 
+def losses(counts: Int64) -> tuple[Float64, Float64]:
+    """Return each image's binary cross-entropy and 1 - soft Dice, of probabilities, not of masks.
+
+    Each probability counts as the middle of its level, so the cross-entropy is 0.002 at least. The
+    Dice is (2 sum(p y) + 1) / (sum(p) + sum(y) + 1).
+
+    Args:
+        counts: (N, 2, 256) integers, one `count_levels` an image.
+
+    Returns:
+        Two arrays (N,).
+    """
+    probability = (np.arange(LEVELS) + 0.5) / LEVELS
+    background, foreground = counts[:, 0], counts[:, 1]
+    pixels = counts.sum(axis=(1, 2))
+    entropy = -(background @ np.log(1 - probability) + foreground @ np.log(probability)) / pixels
+    areas = (background + foreground) @ probability + foreground.sum(axis=1)
+    return entropy, 1 - (2 * (foreground @ probability) + 1) / (areas + 1)
+
+
 def best_threshold(mean_dice: Float64) -> int:
     """Return the level k, 0 to 255, with the highest mean Dice of (256,).
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks import unet
-from pipeline.recipe.schema import MinMax, Standard, Train
+from pipeline.recipe.schema import MinMax, Resize, Standard, Train
 from pipeline.support import files, tensor_file
 from pipeline.support.errors import UserError
 
-FirstWeights = Literal["imagenet", "he", "none"]
+FirstWeights = Literal["imagenet", "he", "glorot", "none"]
 
 FORMAT = 2  # of the checkpoint file; raised when an older file can no longer be read
 
@@ -40,7 +40,7 @@ class Description:
 
     network: dict[str, Any]
     size: tuple[int, int]
-    resize: Literal["linear", "area"]
+    resize: Resize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: int
@@ -132,8 +132,8 @@ def build(description: Description, weights: FirstWeights) -> Segmenter:
     """Make the network described, with new weights.
 
     Args:
-        weights: `imagenet` for the encoder of a library's network, `he` for one of ours,
-            `none` for the library's or torch's own random ones.
+        weights: `imagenet` for the encoder of a library's network, `he` or `glorot` for one of
+            ours, `none` for the library's or torch's own random ones.
 
     Raises:
         UserError: the encoder is unknown, its ImageNet weights cannot be fetched, or the
@@ -144,8 +144,8 @@ def build(description: Description, weights: FirstWeights) -> Segmenter:
     network: nn.Module
     if architecture in _OURS:
         network = _OURS[architecture](**arguments)
-        if weights == "he":
-            unet.initialize_he(network)
+        if weights in ("he", "glorot"):
+            unet.initialize(network, weights)
     else:
         network = _of_library(architecture, weights=weights, **arguments)
     _check_size(network, architecture, description.size)

@@ -15,11 +15,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.archives import Archives
-from pipeline.data.decoding import Batch, Resize, decode_batches
+from pipeline.data.decoding import Batch, decode_batches
 from pipeline.data.images import resize_image
 from pipeline.data.samples import Sample
 from pipeline.levels.scale import HALF, LEVELS
 from pipeline.networks.model import Segmenter
+from pipeline.recipe.schema import Resize
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.progress import Timers

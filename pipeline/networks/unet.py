@@ -5,6 +5,7 @@ height and width. Which heights and widths fit, each network says itself: `small
 `smallest + step`, `smallest + 2 step`, ...
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -32,6 +33,9 @@ class UNet(nn.Module):
         padding: Literal["same", "valid"],
         up_kernel: Literal[2, 3],
         classes: int,
+        bias: bool | None = None,  # these three as files have it that do not name them
+        up: Literal["transposed", "bilinear"] = "transposed",
+        activation: Literal["none", "relu"] = "none",
     ) -> None:
         """Make a network.
 
@@ -39,7 +43,7 @@ class UNet(nn.Module):
             width: channels of the top level.
             depth: how often the picture is halved.
             convolutions: 3x3 convolutions in each level, on each side.
-            batch_norm: after each 3x3 convolution, which then has no bias.
+            batch_norm: after each 3x3 convolution.
             dropout: rate, 0 for none.
             dropout_at: before the bottleneck's convolutions, or after those of the last
                 level before it and after its own.
@@ -49,14 +53,21 @@ class UNet(nn.Module):
                 are cropped to the centre.
             up_kernel: side of the transposed convolutions' kernels; their stride is 2.
             classes: channels of the result.
+            bias: of the 3x3 convolutions; None: where no BatchNorm follows.
+            up: `transposed` convolutions, or `bilinear` as EKami has it: to twice the size, a
+                3x3 convolution, the skip, and one 3x3 convolution less than elsewhere.
+            activation: `relu` of the result, as one Keras network has it by mistake: what is
+                negative is 0 and learns nothing more.
         """
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
         pad = 1 if padding == "same" else 0
+        bias = not batch_norm if bias is None else bias
 
-        def level(inputs: int, outputs: int) -> nn.Sequential:
-            channels = [inputs, *[outputs] * convolutions]
-            return nn.Sequential(*(_convolution(*c, batch_norm, pad) for c in pairwise(channels)))
+        def level(inputs: int, outputs: int, count: int = convolutions) -> nn.Sequential:
+            channels = [inputs, *[outputs] * count]
+            each = (_convolution(*c, batch_norm, pad, bias) for c in pairwise(channels))
+            return nn.Sequential(*each)
 
         self.down = nn.ModuleList(level(*c) for c in pairwise([3, *widths[:-1]]))
         self.bottleneck = level(*widths[-2:])
@@ -65,10 +76,18 @@ class UNet(nn.Module):
         elif dropout:
             for block in (self.down[-1], self.bottleneck):
                 block.append(nn.Dropout(dropout))  # type: ignore[operator]
-        rising = widths[::-1]
-        self.up = nn.ModuleList(_doubling(*c, up_kernel) for c in pairwise(rising))
-        self.merge = nn.ModuleList(level(*c) for c in pairwise(rising))
-        self.classify = nn.Conv2d(width, classes, 1)
+        rising = list(pairwise(widths[::-1]))
+        if up == "transposed":
+            self.up = nn.ModuleList(_doubling(*c, up_kernel) for c in rising)
+            self.merge = nn.ModuleList(level(*c) for c in rising)
+        else:
+            # To the corners, as torch 0.2 did it, for which EKami's code was written.
+            double = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            self.up = nn.ModuleList(nn.Sequential(double, level(*c, 1)) for c in rising)
+            self.merge = nn.ModuleList(level(*c, convolutions - 1) for c in rising)
+        self.classify: nn.Module = nn.Conv2d(width, classes, 1)
+        if activation == "relu":
+            self.classify = nn.Sequential(self.classify, nn.ReLU())
 
         lost = 0 if padding == "same" else 2 * convolutions  # pixels of a side, in each level
         self.step = 2**depth
@@ -139,7 +158,8 @@ class UNet1024(nn.Module):
         x = self.centre(x)  # B, 768, H / 64, W / 64
         for level in self.up:
             skip = skips.pop()
-            x = functional.interpolate(x, skip.shape[2:], mode="bilinear")  # the skip's H and W
+            # To the skip's H and W, and to its corners, as torch 0.2 did it.
+            x = functional.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=True)
             x = level(torch.cat([x, skip], dim=1))  # B, WIDTHS[k - 1], H / 2^k, W / 2^k
         logits: Tensor = self.classify(x)  # B, classes, H, W
         return logits
@@ -157,7 +177,7 @@ class Cnn(nn.Module):
     def __init__(self, *, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *(_convolution(*c, batch_norm=False, padding=1) for c in pairwise([3, *widths])),
+            *(_convolution(*c, False, 1, bias=True) for c in pairwise([3, *widths])),
             nn.Conv2d(widths[-1], classes, 1),
         )
 
@@ -167,32 +187,40 @@ class Cnn(nn.Module):
         return logits
 
 
-def initialize_he(network: nn.Module) -> None:
-    """Draw weights as Keras networks with `he_normal` do: biases start at zero.
+def initialize(network: nn.Module, how: Literal["he", "glorot"]) -> None:
+    """Draw weights as Keras networks do: biases start at zero.
 
-    Convolutions that a ReLU follows are drawn after He et al. (2015), transposed ones and the
-    last 1x1, which none follows, after Glorot and Bengio (2010).
+    `glorot` is Keras' default `glorot_uniform` (Glorot and Bengio, 2010) everywhere. `he` is
+    `he_normal` (He et al., 2015), a normal distribution cut at two deviations, for 3x3
+    convolutions, and the default for transposed ones and the last 1x1.
     """
     for module in network.modules():
         if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             continue
-        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        inputs = module.weight[0].numel()
+        if how == "he" and isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            deviation = math.sqrt(2 / inputs) / _CUT
+            nn.init.trunc_normal_(module.weight, 0, deviation, -2 * deviation, 2 * deviation)
         else:
             nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _convolution(inputs: int, outputs: int, batch_norm: bool, padding: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=padding, bias=not batch_norm)]
+_CUT = 0.87962566103423978  # the deviation of a normal distribution cut at two deviations of 1
+
+
+def _convolution(
+    inputs: int, outputs: int, batch_norm: bool, padding: int, bias: bool, epsilon: float = 1e-5
+) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=padding, bias=bias)]
     if batch_norm:
-        layers.append(nn.BatchNorm2d(outputs))
+        layers.append(nn.BatchNorm2d(outputs, epsilon))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 def _normalized(inputs: int, outputs: int) -> nn.Sequential:
-    return _convolution(inputs, outputs, batch_norm=True, padding=1)
+    return _convolution(inputs, outputs, True, 1, bias=False, epsilon=1e-4)
 
 
 def _doubling(inputs: int, outputs: int, kernel: Literal[2, 3]) -> nn.ConvTranspose2d:

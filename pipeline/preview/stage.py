@@ -27,12 +27,10 @@ from pipeline.recipe.schema import Recipe
 from pipeline.support import files
 from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
-from pipeline.support.pictures import encode_jpeg, tint
+from pipeline.support.pictures import CLASS_COLORS, encode_jpeg, tint
 
 _IMAGES, _TIMES = 6, 8
 _WIDTH, _QUALITY = 320, 75  # pixels, of JPEG
-# RGB, of the classes but the first: Okabe and Ito's, which the color-blind tell apart.
-_COLORS = ((240, 228, 66), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ def _see(recipe: Recipe, rows: Sequence[Sample], paths: Paths) -> Iterator[Seen]
         image = read_image(archives, row)
         mask = read_mask(archives, row)
         small = resize_image(image, train.size, train.resize)
-        target = soft_target(mask, train.size, row.classes)
+        target = soft_target(mask, train.size, row.classes, train.target.resize)
         changed = (augment(small.copy(), target.copy(), seed) for seed in own)
         yield Seen(
             row.sample_id, row.foreground, _picture(image, mask),
@@ -89,7 +87,7 @@ def _picture(image: UInt8, classes: UInt8) -> str:
         size = (_WIDTH, max(1, round(height * _WIDTH / width)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         classes = cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
-    data = encode_jpeg(tint(image, classes, _COLORS), _QUALITY)
+    data = encode_jpeg(tint(image, classes, CLASS_COLORS), _QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
@@ -104,7 +102,7 @@ def _render(recipe: Recipe, paths: Paths, rows: Sequence[Sample], seen: Sequence
     shares = np.array([row.foreground for row in rows])
     sizes = collections.Counter(row.size for row in rows).most_common()
     labels = rows[0].labels
-    colors = [f"rgb{_COLORS[index % len(_COLORS)]}" for index in range(len(labels) - 1)]
+    colors = [f"rgb{CLASS_COLORS[i % len(CLASS_COLORS)]}" for i in range(len(labels) - 1)]
     return environment.get_template("preview.html").render(
         recipe=paths.recipe,
         images=len(rows),

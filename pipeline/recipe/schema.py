@@ -227,7 +227,8 @@ Split = Annotated[
 Encoder = Annotated[str, Field(pattern=r"^\S+$")]
 # Between two layers of 65,536 channels, a 3x3 convolution has 39 billion weights.
 Channels = Annotated[int, Field(ge=1, le=65_536)]
-FirstWeights = Literal["none", "he"]  # torch's own, or He et al. (2015) as Keras draws them
+# torch's own; He et al. (2015) as Keras draws them; Glorot and Bengio (2010), Keras' default.
+FirstWeights = Literal["none", "he", "glorot"]
 
 
 # The network sees 1/k of the picture's sides, k² pixels as the channels of one: torch's
@@ -268,7 +269,10 @@ class PlainUnet(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     dropout_at: Literal["before-bottleneck", "last-two-levels"]
     padding: Literal["same", "valid"]
+    bias: bool  # of the 3x3 convolutions; before a BatchNorm it adds parameters and nothing else
+    up: Literal["transposed", "bilinear"]
     up_kernel: Annotated[int, Field(ge=2, le=3)]  # side of the transposed convolutions' kernels
+    activation: Literal["none", "relu"]  # of the last convolution, before softmax
 
 
 class Unet1024(Section):
@@ -380,10 +384,14 @@ class Gradient(Section):
 
 
 class Loss(Section):
-    """Weights of the two terms of the loss."""
+    """Weights of the two terms of the loss, and what its soft Dice is."""
 
     bce: NotNegative
     dice: NotNegative
+    # (2 I + first) / (A + B + second), of overlap I and areas A and B in pixels. Equal ones make
+    # two empty masks a hit.
+    smooth: tuple[NotNegative, Positive]
+    dice_of: Literal["image", "batch"]  # mean over images, or all pixels of a batch as one image
     boundary: NotNegative  # what a pixel near the mask's boundary counts above the others
     boundary_width: Count  # how near: pixels at network size, to either side
 
@@ -400,8 +408,9 @@ class Weights(Section):
     # Another recipe, whose weights of the same fold to start from.
     init_from: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     ema: Literal["none"] | Annotated[float, Field(gt=0, lt=1)]  # decay of a moving average
-    # `last` chooses nothing. `best`, the epoch of the highest held-out Dice, flatters.
-    keep: Literal["last", "best"]
+    # `last` chooses nothing, nor does `all`, which keeps every epoch's beside it, to choose from.
+    # `best`, the epoch of the highest held-out Dice, flatters.
+    keep: Literal["last", "best", "all"]
 
 
 class Validation(Section):
@@ -450,12 +459,27 @@ class Augment(Section):
     shift: Share  # of the image's side
     scale: Part
     rotate: Annotated[float, Field(ge=0, le=180)]  # degrees
+    border: Literal["mirror", "black"]  # what the three uncover
     color: Share  # probability that those below are drawn
+    # `torchvision`: in random order, contrast about one grey mean, clipped to bytes between steps.
+    # `tensorflow`: in the order below, contrast about each channel's mean, saturation in HSV,
+    # clipped at the end; it has no `brightness`, and no `hue` here.
+    color_like: Literal["torchvision", "tensorflow"]
     lighten: Part  # added to all channels, as a share of white
     brightness: Part | Factors
     contrast: Part | Factors
     saturation: Part | Factors
     hue: Annotated[float, Field(ge=0, le=0.5)]  # of the color circle
+    triple: bool  # each image three times an epoch: as it is, left-right and upside-down
+
+    @model_validator(mode="after")
+    def _has_what_tensorflow_has(self) -> Self:
+        if self.color_like == "tensorflow" and (self.brightness or self.hue):
+            raise ValueError(
+                "color_like: tensorflow has neither brightness nor hue, expected 0 of both; "
+                "lighten is what it adds to all channels"
+            )
+        return self
 
 
 class Shuffle(Section):
@@ -483,6 +507,18 @@ def _not_two(classes: int) -> int:
 Side = Annotated[int, Field(ge=1, le=32_766)]  # the most OpenCV turns and shifts
 # A mask's pixel is a byte, so there are 256 at most.
 Classes = Annotated[int, Field(ge=1, le=256), AfterValidator(_not_two)]
+
+
+Resize = Literal["linear", "area", "nearest"]
+
+
+class Target(Section):
+    """What becomes of a mask at network size."""
+
+    # `area`: the share of each pixel that is inside; `linear`: of four pixels' corners;
+    # `nearest`: one pixel's value.
+    resize: Resize
+    hard: bool  # after augmentation a pixel is what most of it is; else its share is learned
 
 
 class Phase(Section):
@@ -515,10 +551,12 @@ class Train(Section):
 
     model: Model
     classes: Classes  # 1: foreground or not; 3 and more: one of them
-    resize: Literal["linear", "area"]
+    resize: Resize
+    target: Target
     normalization: Normalization
     phases: Phases  # one after another
     sampler: Sampler
+    drop_last: bool  # leave out an epoch's last batch where it is smaller
     sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
     optimizer: Optimizer
     gradient: Gradient
@@ -527,6 +565,16 @@ class Train(Section):
     validation: Validation
     augment: Augment
     seed: Seed
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.drop_last and self.gradient.accumulate > 1:
+            raise ValueError("drop_last: false needs gradient.accumulate 1: all steps count alike")
+        if self.classes == 1 and getattr(self.model, "activation", "none") == "relu":
+            raise ValueError(
+                "model.activation: relu needs several classes: of one, no pixel would be background"
+            )
+        return self
 
     @property
     def size(self) -> tuple[int, int]:

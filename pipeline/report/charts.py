@@ -86,13 +86,13 @@ def _curve(axes: Axes, curve: pd.DataFrame, metrics: Mapping[str, float]) -> Non
     axes.set_ylabel("mean Dice")
 
 
-def losses(histories: Mapping[int, pd.DataFrame], column: str) -> str:
-    """A loss by epoch, a line a fold; columns `epoch` and `column`."""
+def by_epoch(histories: Mapping[int, pd.DataFrame], column: str, label: str) -> str:
+    """A `column` beside the column `epoch`, a line a fold."""
     with _style(column):
         axes = _axes()
         _lines(axes, histories, column)
-        axes.set_ylabel("loss")
-        axes.legend(loc="upper right")
+        axes.set_ylabel(label)
+        axes.legend()
         return _svg(axes)
 
 

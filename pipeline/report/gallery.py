@@ -24,7 +24,7 @@ from pipeline.paths import Paths
 from pipeline.report.results import Results
 from pipeline.support import concurrency
 from pipeline.support.arrays import UInt8
-from pipeline.support.pictures import Layers, draw_layers, encode_jpeg
+from pipeline.support.pictures import Layers, draw_class_layers, draw_layers, encode_jpeg
 
 Kind = Literal["worst", "random"]
 
@@ -119,12 +119,11 @@ def _card(
     values: dict[str, Any],
 ) -> Card:
     image = decode_image(archives.read(row.image), row.size, row.image)
-    truth = judge.true_classes(archives, row) > 0
-    # Of several classes, all but the first is shown.
-    mask = (
-        scale.decide(levels, row.size) > 0 if decision is None else decision.mask(levels, row.size)
-    )
-    whole, window = draw_layers(image, mask, truth)
+    truth = judge.true_classes(archives, row)
+    if decision is None:  # several classes
+        whole, window = draw_class_layers(image, scale.decide(levels, row.size), truth)
+    else:
+        whole, window = draw_layers(image, decision.mask(levels, row.size), truth > 0)
     thumb = data_uri(_thumb(image), "jpeg")
     return Card(row.sample_id, kind, values, thumb, _embedded(whole), _embedded(window))
 

@@ -19,6 +19,7 @@ from pipeline.report.gallery import Card
 from pipeline.report.results import Results
 from pipeline.report.sanity import Finding, ViewShare
 from pipeline.support import workspace
+from pipeline.support.pictures import CLASS_COLORS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _GROUPS = 10  # in the table
@@ -70,6 +71,7 @@ def render(results: Results, cards: Sequence[Card], submission: Submission | Non
     return environment.get_template("report.html").render(
         recipe=results.recipe,
         several=results.several_classes,
+        class_colors=_class_colors(results),
         metrics=results.metrics,
         tiles=_tiles(results, submission),
         charts=_charts(results, submission),
@@ -84,6 +86,12 @@ def render(results: Results, cards: Sequence[Card], submission: Submission | Non
         settings=results.settings,
         origin=_origin(),
     )
+
+
+def _class_colors(results: Results) -> list[tuple[str, str]]:
+    """The color that pictures show each of several classes in, but the first."""
+    names = list(results.metrics["classes"])[1:] if results.several_classes else []
+    return [(name, f"rgb{CLASS_COLORS[i % len(CLASS_COLORS)]}") for i, name in enumerate(names)]
 
 
 def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, str, str]]:
@@ -171,10 +179,13 @@ def _charts(results: Results, submission: Submission | None) -> dict[str, str]:
         ),
     }
     if histories:  # a blend trains nothing
-        drawn["losses"] = charts.losses(histories, "loss")
+        drawn["losses"] = charts.by_epoch(histories, "loss", "loss")
         drawn["dice"] = charts.held_out_dice(histories)
     if histories and all("held_out_loss" in history for history in histories.values()):
-        drawn["held_out_losses"] = charts.losses(histories, "held_out_loss")
+        drawn["held_out_losses"] = charts.by_epoch(histories, "held_out_loss", "loss")
+    if histories and all("training_accuracy" in history for history in histories.values()):
+        drawn["accuracy"] = charts.by_epoch(histories, "training_accuracy", "accuracy")
+        drawn["held_out_accuracy"] = charts.by_epoch(histories, "pixel_accuracy", "accuracy")
     if len(tables["views"]):
         drawn["views"] = charts.means_and_worst(tables["views"], "view")
     if not results.several_classes:

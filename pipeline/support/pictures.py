@@ -22,6 +22,8 @@ Kind = Literal["worst", "random"]
 NEITHER, HIT, MISSED, FALSE_POSITIVE = 0, 1, 2, 3  # the classes of `compare`
 COLORS = ((0, 0, 0), (0, 158, 115), (0, 114, 178), (213, 94, 0))  # RGB, of those classes
 PREDICTION, TRUTH = (86, 180, 233), (240, 228, 66)  # RGB, of layers that show one mask
+# RGB, of several classes but the first.
+CLASS_COLORS = ((240, 228, 66), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
 OPACITY = 0.6  # of what is painted over a photograph
 
 _WIDTH = 960  # pixels of a photograph
@@ -63,6 +65,22 @@ def panels(image: UInt8, prediction: Mask, truth: Mask) -> UInt8:
     width = round(window.shape[1] * height / len(window))
     window = cv2.resize(window, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
     return np.concatenate([_paint(small, found), _paint(small, wanted), window], axis=1)
+
+
+def side_by_side(image: UInt8, prediction: UInt8, truth: UInt8) -> UInt8:
+    """Several classes (H, W), each in its own color: those predicted, then the true ones."""
+    small, *masks = _smaller(image, prediction, truth)
+    return np.concatenate([tint(small, one, CLASS_COLORS) for one in masks], axis=1)
+
+
+def _smaller(image: UInt8, *classes: UInt8) -> list[UInt8]:
+    """A picture and maps of several classes, at most `_WIDTH` pixels wide."""
+    if image.shape[1] <= _WIDTH:
+        return [image, *classes]
+    size = (_WIDTH, max(1, round(image.shape[0] * _WIDTH / image.shape[1])))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    nearest = (cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in classes)
+    return [small, *(one.astype(np.uint8) for one in nearest)]
 
 
 def outline(image: UInt8, mask: Mask, width: int) -> UInt8:
@@ -150,7 +168,7 @@ def encode_layer(classes: UInt8, colors: Sequence[tuple[int, int, int]], opaciti
     layer = Image.fromarray(classes)
     layer.putpalette([part for color in colors for part in color])
     stream = io.BytesIO()
-    bits = 1 if len(opacities) == 2 else 2
+    bits = next(bits for bits in (1, 2, 4, 8) if len(opacities) <= 1 << bits)
     layer.save(stream, "PNG", bits=bits, transparency=opacities, optimize=True)
     return stream.getvalue()
 
@@ -177,6 +195,34 @@ def draw_layers(image: UInt8, prediction: Mask, truth: Mask) -> tuple[Layers, La
     classes = compare(prediction, truth)
     place = worst_window(classes, _WINDOW)
     return _layers(*shrink(image, classes, _WIDTH)), _layers(image[place], classes[place])
+
+
+def draw_class_layers(image: UInt8, prediction: UInt8, truth: UInt8) -> tuple[Layers, Layers]:
+    """Draw one image (H, W, 3) uint8 RGB with its (H, W) indices of several classes.
+
+    Each class but the first has a color of `CLASS_COLORS`. The difference shows as hit what is
+    right and not of the first class, as false positive whatever is taken for another class.
+
+    Returns:
+        As `draw_layers`.
+    """
+
+    def layers(image: UInt8, prediction: UInt8, truth: UInt8) -> Layers:
+        found = np.where(prediction == truth, HIT * (truth > 0), FALSE_POSITIVE).astype(np.uint8)
+        shown = max(int(prediction.max(initial=0)), int(truth.max(initial=0)), 1)
+        repeated = [CLASS_COLORS[index % len(CLASS_COLORS)] for index in range(shown)]
+        palette = ((0, 0, 0), *repeated)
+        return Layers(
+            photograph=encode_webp(image),
+            prediction=encode_layer(prediction, palette, bytes([0] + shown * [255])),
+            truth=encode_layer(truth, palette, bytes([0] + shown * [255])),
+            difference=encode_layer(found, COLORS, _OPACITIES),
+        )
+
+    wrong = np.where(prediction == truth, NEITHER, FALSE_POSITIVE).astype(np.uint8)
+    place = worst_window(wrong, _WINDOW)
+    small, *masks = _smaller(image, prediction, truth)
+    return layers(small, *masks), layers(image[place], prediction[place], truth[place])
 
 
 def _layers(image: UInt8, classes: UInt8) -> Layers:

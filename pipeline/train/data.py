@@ -29,11 +29,11 @@ from pipeline.augmentation import Augmentation
 from pipeline.data.archives import Archives
 from pipeline.data.images import read_image, read_mask, resize_image, soft_target
 from pipeline.data.samples import Sample
+from pipeline.recipe.schema import Resize
 from pipeline.support import files, fingerprint
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 
-Resize = Literal["linear", "area"]
 Draw = tuple[int, int]  # index of a row, seed of its augmentation
 
 PREFETCH = 4  # batches that each loader process prepares ahead
@@ -57,12 +57,19 @@ class Decoder:
     """Rows of images and masks, decoded each time they are asked for."""
 
     def __init__(
-        self, rows: Sequence[Sample], archives: Archives, size: Size, resize: Resize
+        self,
+        rows: Sequence[Sample],
+        archives: Archives,
+        size: Size,
+        resize: Resize,
+        target: Resize = "area",
     ) -> None:
+        """Resize images by `resize`, masks by `target`."""
         self.rows = rows
         self.archives = archives
         self.size = size
         self.resize: Resize = resize
+        self.target: Resize = target
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,7 +79,7 @@ class Decoder:
         row = self.rows[position]
         image = read_image(self.archives, row)
         mask = read_mask(self.archives, row)
-        target = soft_target(mask, self.size, row.classes)
+        target = soft_target(mask, self.size, row.classes, self.target)
         return resize_image(image, self.size, self.resize), target
 
 
@@ -120,6 +127,7 @@ class Cache:
     archives: Archives
     resize: Resize
     sizes: Sequence[Size]
+    target: Resize = "area"
 
     def at(self, size: Size) -> Images:
         """The images at one size, decoded now if they are not there.
@@ -138,7 +146,7 @@ class Cache:
         return decoder
 
     def _decoder(self, size: Size) -> Decoder:
-        return Decoder(self.rows, self.archives, size, self.resize)
+        return Decoder(self.rows, self.archives, size, self.resize, self.target)
 
 
 def in_ram(decoder: Decoder) -> Cached:
@@ -178,7 +186,8 @@ def key(decoder: Decoder) -> str:
     """
     libraries = (np, cv2, PIL, simplejpeg)
     versions = " ".join(library.__version__ for library in libraries)
-    digest = hashlib.sha256(f"{decoder.size} {decoder.resize} {versions}".encode())
+    how = f"{decoder.size} {decoder.resize} {decoder.target} {versions}"
+    digest = hashlib.sha256(how.encode())
     for row in decoder.rows:
         digest.update(str(dataclasses.astuple(row)).encode())
     for path in fingerprint.sources(["data"]):
@@ -258,7 +267,10 @@ def _decode_all(decoder: Decoder, images: UInt8, targets: UInt8) -> npt.NDArray[
 
 
 class TrainingSet(Dataset[tuple[UInt8, UInt8, int]]):
-    """Augmented images and soft targets, drawn by (index, seed)."""
+    """Augmented images and soft targets, drawn by (index, seed).
+
+    Of N rows, indices from N on are the same rows left-right, from 2 N on upside-down.
+    """
 
     def __init__(self, rows: Sequence[Sample], images: Images, augment: Augmentation) -> None:
         """Draw from `rows`, which are some of the images' rows."""
@@ -271,9 +283,12 @@ class TrainingSet(Dataset[tuple[UInt8, UInt8, int]]):
         return len(self._positions)
 
     def __getitem__(self, draw: Draw) -> tuple[UInt8, UInt8, int]:
-        """Image (H, W, 3) and target, uint8 0..255, at network size, and the index."""
-        index, seed = draw
+        """Image (H, W, 3) and target, uint8 0..255, at network size, and the row's index."""
+        (flip, index), seed = divmod(draw[0], len(self)), draw[1]
         image, target = self._images[self._positions[index]]
+        if flip:
+            axis = 1 if flip == 1 else 0
+            image, target = (np.flip(one, axis).copy() for one in (image, target))
         return *self._augment(image, target, seed), index
 
 
@@ -290,8 +305,9 @@ class Shuffle(Sampler[list[Draw]]):
     and a row can come up several times or not at all.
 
     An epoch is whole steps of `accumulate` batches: incomplete ones are left out (their rows
-    come up in other epochs), unless there is no other. Each process gets its share of every
-    batch, so what is learned does not depend on their number.
+    come up in other epochs), unless there is no other. Without `drop_last` the rest is a smaller
+    batch (of several processes, as much of it as they share equally). Each process gets its
+    share of every batch, so what is learned does not depend on their number.
     """
 
     def __init__(
@@ -303,6 +319,7 @@ class Shuffle(Sampler[list[Draw]]):
         process: int,
         processes: int,
         chances: npt.NDArray[np.float64] | None = None,
+        drop_last: bool = True,
     ) -> None:
         """Shuffle `rows` rows for `process` of `processes` that share each batch equally."""
         self.epoch = 0
@@ -310,6 +327,10 @@ class Shuffle(Sampler[list[Draw]]):
         self.batch_size = min(batch_size, rows)
         self.accumulate = min(accumulate, rows // self.batch_size)
         self.steps = rows // (self.batch_size * self.accumulate)
+        used = rows - rows % processes
+        if not drop_last and used > self.steps * self.batch_size:
+            self.steps += 1
+        self._used = min(used, self.steps * self.batch_size * self.accumulate)
         self._rows = rows
         self._chances = chances
         self._seed = seed
@@ -318,6 +339,11 @@ class Shuffle(Sampler[list[Draw]]):
 
     def __len__(self) -> int:
         return self.steps * self.accumulate - self.first
+
+    @property
+    def images(self) -> int:
+        """How many are to come in this epoch, over all processes."""
+        return self._used - self.first * self.batch_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
         generator = np.random.default_rng([self._seed, self.epoch])
@@ -328,7 +354,8 @@ class Shuffle(Sampler[list[Draw]]):
         seeds = generator.integers(2**32, size=self._rows)
         draws = list(zip(order.tolist(), seeds.tolist(), strict=True))
         for batch in range(self.first, self.steps * self.accumulate):
-            whole = draws[batch * self.batch_size : (batch + 1) * self.batch_size]
+            end = min((batch + 1) * self.batch_size, self._used)
+            whole = draws[batch * self.batch_size : end]
             yield whole[self._process :: self._processes]
 
 

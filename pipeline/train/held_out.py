@@ -25,7 +25,7 @@ from pipeline.support import concurrency, distributed
 from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
-from pipeline.support.pictures import overlay
+from pipeline.support.pictures import overlay, side_by_side
 from pipeline.train.data import Images, positions
 from pipeline.train.loss import entropy_dice, shares
 
@@ -38,7 +38,8 @@ class Score(NamedTuple):
 
     `dice` (threshold 0.5) and `pixel_accuracy` (the share of pixels that are right) are at full
     resolution, `dice` of several classes the mean over them. `loss` and its terms are the
-    training's, at network size and without flips. Overlays show all but background.
+    training's, at network size and without flips. Of several classes, pictures show what was
+    found beside what is there.
     """
 
     dice: float
@@ -75,6 +76,7 @@ class HeldOut:
     workers: int  # threads that read images, and as many that compare masks
     pictures: bool
     keep: bool
+    hard: bool = False  # targets, as the training's
     _masks: dict[str, UInt8] = dataclasses.field(default_factory=dict)
 
     def score(self, network: nn.Module, images: Images, stop: Stop) -> Score | None:
@@ -91,7 +93,7 @@ class HeldOut:
         mine = self.rows[self.fabric.global_rank :: self.fabric.world_size]
         shown = set(mine[:: max(1, len(mine) // SHOWN)][:SHOWN] if self.pictures else [])
         gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
-        terms = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
+        terms = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
         sums, pictures = np.zeros(3), {}  # of Dice and accuracy, and the images
 
         def judge(predicted: tuple[Sample, UInt8]) -> Judged:
@@ -123,7 +125,7 @@ class HeldOut:
         *measured, stopped = totals
         if stopped:
             return None
-        found, accuracy, count, loss, bce, missed = measured
+        found, accuracy, count, loss, bce, missed, _ = measured
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss on the held-out images is {loss / count}, expected a finite number; "
@@ -166,7 +168,7 @@ class HeldOut:
         """The levels of a batch (B, h, w, 3), on the host once the event has happened."""
         device = self.fabric.device
         images = images.to(device, non_blocking=True)
-        truth = shares(targets.to(device, non_blocking=True))
+        truth = shares(targets.to(device, non_blocking=True), self.hard)
         logits = self._logits(network, images)
         terms += len(images) * torch.stack(entropy_dice(logits, truth, self.loss)).double()
         probability = probability_of(logits)
@@ -209,8 +211,11 @@ class HeldOut:
 
     def _picture(self, row: Sample, found: UInt8, truth: UInt8) -> UInt8:
         image = read_image(self.archives, row)
-        height = max(1, round(row.height * SHOWN_WIDTH / row.width))
-        painted = overlay(image, found > 0, truth > 0)
+        if row.classes == 1:
+            painted = overlay(image, found > 0, truth > 0)
+        else:
+            painted = side_by_side(image, found, truth)
+        height = max(1, round(painted.shape[0] * SHOWN_WIDTH / painted.shape[1]))
         small = cv2.resize(painted, (SHOWN_WIDTH, height), interpolation=cv2.INTER_AREA)
         return small.astype(np.uint8, copy=False)
 

@@ -14,22 +14,32 @@ WINDOW = 20  # batches between two looks at a GPU: each makes the host wait for 
 
 
 class Terms(NamedTuple):
-    """The loss and its parts, scalars on the device; `total` is what is minimised."""
+    """The loss and its parts, scalars on the device; `total` is what is minimised.
+
+    `accuracy` is the share of pixels at network size that are decided as most of them is.
+    """
 
     total: Tensor
     bce: Tensor
     dice: Tensor
+    accuracy: Tensor
 
 
-def shares(targets: Tensor) -> Tensor:
+def shares(targets: Tensor, hard: bool = False) -> Tensor:
     """Soft targets as a data set has them, uint8 (B, H, W) or (B, H, W, C), as the loss does.
+
+    Args:
+        hard: make each pixel what most of it is.
 
     Returns:
         float (B, H, W), 0..1, or (B, C, H, W), which add up to 1 over the classes.
     """
     if targets.ndim == 3:
-        return targets / 255
+        return (targets > 127).float() if hard else targets / 255
     of_class = targets.permute(0, 3, 1, 2)
+    if hard:
+        index = of_class.argmax(dim=1)
+        return functional.one_hot(index, of_class.shape[1]).permute(0, 3, 1, 2).float()
     return of_class / of_class.sum(dim=1, keepdim=True)  # not 255: shares are rounded
 
 
@@ -41,7 +51,8 @@ def entropy_dice(logits: Tensor, target: Tensor, weights: Loss) -> Terms:
             each pixel is: the cross-entropy is then over classes, and each class counts the
             same in the Dice term.
         target: float, of the same shape, see `shares`.
-        weights: `bce` and `dice` of the two terms; `boundary` is what a pixel near a mask's (of
+        weights: `bce` and `dice` of the two terms; `smooth` and `dice_of` say what the soft Dice
+            is (see `recipe.schema.Loss`); `boundary` is what a pixel near a mask's (of
             classes, any one's) boundary counts above the 1 of every other, in both terms, and
             `boundary_width` how near, see `near_boundary`.
 
@@ -50,7 +61,16 @@ def entropy_dice(logits: Tensor, target: Tensor, weights: Loss) -> Terms:
     logits, target = logits.float(), target.float()
     of_one = logits.ndim == 3
     entropy, dice = (_binary if of_one else _of_classes)(logits, target, weights)
-    return Terms(weights.bce * entropy + weights.dice * dice, entropy.detach(), dice.detach())
+    total = weights.bce * entropy + weights.dice * dice
+    return Terms(total, entropy.detach(), dice.detach(), _accuracy(logits.detach(), target))
+
+
+def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    if logits.ndim == 3:
+        right = (logits >= 0) == (target > 0.5)
+    else:
+        right = logits.argmax(dim=1) == target.argmax(dim=1)
+    return right.float().mean()
 
 
 def _binary(logits: Tensor, target: Tensor, weights: Loss) -> tuple[Tensor, Tensor]:
@@ -58,7 +78,7 @@ def _binary(logits: Tensor, target: Tensor, weights: Loss) -> tuple[Tensor, Tens
     if weights.boundary:
         weight = _weights(near_boundary(target, weights.boundary_width), weights.boundary)
     entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
-    return entropy, 1 - soft_dice(torch.sigmoid(logits), target, weight).mean()
+    return entropy, 1 - _dice(torch.sigmoid(logits), target, weight, weights).mean()
 
 
 def _of_classes(logits: Tensor, target: Tensor, weights: Loss) -> tuple[Tensor, Tensor]:
@@ -71,20 +91,40 @@ def _of_classes(logits: Tensor, target: Tensor, weights: Loss) -> tuple[Tensor, 
         weight = _weights(near.reshape(target.shape).amax(dim=1), weights.boundary)
         of_pixel = of_pixel * weight
         weight = weight.repeat_interleave(classes, dim=0)  # B * C, H, W
-    return of_pixel.mean(), 1 - soft_dice(logs.exp().flatten(0, 1), one_a_class, weight).mean()
+    dice = _dice(logs.exp().flatten(0, 1), one_a_class, weight, weights, classes)
+    return of_pixel.mean(), 1 - dice.mean()
 
 
-def soft_dice(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def _dice(
+    probability: Tensor, target: Tensor, weight: Tensor | None, how: Loss, classes: int = 1
+) -> Tensor:
+    """Soft Dice of images and classes (B * C, H, W), or of whole batches (C,)."""
+
+    def joined(masks: Tensor) -> Tensor:  # those of a class one above the other
+        return masks.reshape(-1, classes, *masks.shape[1:]).transpose(0, 1).flatten(1, 2)
+
+    if how.dice_of == "batch":
+        probability, target = joined(probability), joined(target)
+        weight = None if weight is None else joined(weight)
+    return soft_dice(probability, target, weight, how.smooth)
+
+
+def soft_dice(
+    probability: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    smooth: tuple[float, float] = (1, 1),
+) -> Tensor:
     """Dice of real-valued masks (B, H, W), each pixel counting its weight, per image: (B,).
 
-    One pixel is added to both halves of the ratio, so that two empty masks score 1 as they
-    do in the competition, and the gradient stays finite.
+    `smooth` is added to the two halves of the ratio: where it is one pixel each, two empty masks
+    score 1 as they do in the competition, and the gradient stays finite.
     """
     predicted = probability if weight is None else probability * weight
     overlap = (predicted * target).sum(dim=(1, 2))
     true = target if weight is None else target * weight
     areas = predicted.sum(dim=(1, 2)) + true.sum(dim=(1, 2))
-    return (2 * overlap + 1) / (areas + 1)
+    return (2 * overlap + smooth[0]) / (areas + smooth[1])
 
 
 def _weights(near: Tensor, boundary: float) -> Tensor:
@@ -149,7 +189,7 @@ class Losses:
         return values[:, 0].mean().item()
 
     def means(self) -> Tensor:
-        """The means of loss, BCE and Dice term over the epoch so far, on the device."""
+        """The means of loss, BCE, Dice term and accuracy over the epoch so far, on the device."""
         return self._sums / max(1, self._batches)
 
     def clear(self) -> None:
@@ -167,7 +207,7 @@ class Losses:
         self._batches = state["batches"]
 
     def _explained(self, found: Sequence[float], rows: Tensor) -> str:
-        total, bce, dice = found
+        total, bce, dice, _ = found
         names = ", ".join(self._ids[row] for row in rows.tolist())
         return (
             f"the loss is {total} (BCE {bce}, Dice {dice}) on {names}, expected a finite number; "

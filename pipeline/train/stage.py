@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -52,6 +53,7 @@ class Job:
     last: Path  # the checkpoint
     stop: Stop
     board: TensorBoard
+    epochs: Path | None = None  # the folder to keep every epoch's weights in
 
 
 def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
@@ -67,6 +69,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
     checkpointer = Checkpointer(job.last, job.runtime.checkpoint_seconds, stop, fabric)
     _choose_precision(network, job, checkpointer.precision)
     shuffles = [_shuffle(phase, job) for phase in settings.phases]
+    hard = settings.target.hard
     wrapped, optimizer, clip = *_set_up(network, job), settings.gradient.clip
     plain = optimizer.optimizer
     schedule = optimization.Schedule(plain, settings.phases, [one.steps for one in shuffles])
@@ -104,7 +107,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
                 for pixels, targets, rows in loader:  # (B, H, W, 3), (B, H, W[, C]) uint8; (B,)
                     clock.mark()
                     pixels = pixels.to(fabric.device, non_blocking=True)
-                    truth = shares(targets.to(fabric.device, non_blocking=True))
+                    truth = shares(targets.to(fabric.device, non_blocking=True), hard)
                     progress.batch += 1
                     ends_step = progress.batch % batches.accumulate == 0
                     with fabric.no_backward_sync(wrapped, enabled=not ends_step):
@@ -135,11 +138,14 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
                     checkpointer.save_and_leave(progress)
                 schedule.after_score(score.dice)
             row = _row(epoch, number, score, schedule.rate)
-            row |= _measure(losses, clock, len(batches) * size, fabric)
+            row |= _measure(losses, clock, batches.images, fabric)
             losses.clear()
             progress.end_epoch(row)
             if score is not None and settings.choices:
                 progress.note_score(score.dice, checkpoint.on_cpu(judged))
+            if job.epochs and fabric.is_global_zero:
+                weights = checkpoint.on_cpu(judged)
+                model.save(job.epochs / f"epoch-{epoch:03d}.pt", network, weights)
             job.board.write_epoch(epoch, row, score.pictures if score else {})
             fabric.print(f"{title}: {_describe(row)}", flush=True)
             if checkpointer.is_due(epoch_ends=True):
@@ -179,12 +185,12 @@ def _choose_precision(network: model.Segmenter, job: Job, kept: str | None) -> N
 def _shuffle(phase: Phase, job: Job) -> Shuffle:
     """This process's share of each batch of a phase."""
     settings, fabric = job.settings, job.fabric
-    chances = None
+    chances, times = None, 3 if settings.augment.triple else 1
     if settings.sampler.name == "prefer-foreground":
-        chances = prefer_foreground(job.rows, settings.sampler.uniform)
+        chances = np.tile(prefer_foreground(job.rows, settings.sampler.uniform), times) / times
     batches = Shuffle(
-        len(job.rows), phase.batch_size, settings.seed, settings.gradient.accumulate,
-        fabric.global_rank, fabric.world_size, chances,
+        times * len(job.rows), phase.batch_size, settings.seed, settings.gradient.accumulate,
+        fabric.global_rank, fabric.world_size, chances, settings.drop_last,
     )  # fmt: skip
     if batches.batch_size % fabric.world_size:
         raise UserError(
@@ -275,11 +281,12 @@ def _measure(losses: Losses, clock: Stopwatch, images: int, fabric: Fabric) -> R
     `waiting` is a share, of the first process; the rest is over all processes.
     """
     means = distributed.total(fabric, losses.means().tolist())
-    total, bce, dice = (value / fabric.world_size for value in means)
+    total, bce, dice, accuracy = (value / fabric.world_size for value in means)
     return {
         "loss": total,
         "bce": bce,
         "dice_loss": dice,
+        "training_accuracy": accuracy,
         "images_per_second": images / clock.seconds if images else None,
         "waiting": clock.waiting,
         "gpu_memory_gb": hardware.peak_gpu_memory(fabric),
@@ -362,16 +369,20 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     rows = [row for row in table if row.split == "train"]
     rows = rows if runtime.cache == "disk" else [*training, *held_out]
     sizes = [phase.size for phase in settings.phases]
-    cache = Cache(runtime.cache, paths.work, rows, archives, settings.resize, sizes)
+    target = settings.target
+    cache = Cache(runtime.cache, paths.work, rows, archives, settings.resize, sizes, target.resize)
     judge = HeldOut(
         held_out, archives, settings.loss, settings.validation.tta, fabric, runtime.batch_size,
-        workers, pictures=runtime.tensorboard, keep=runtime.cache != "none",
+        workers, pictures=runtime.tensorboard, keep=runtime.cache != "none", hard=target.hard,
     )  # fmt: skip
     read = [paths.samples, start] if start else [paths.samples]
     last = work / fingerprint.key("train", settings.model_dump_json(), read, paths.raw) / "last.pt"
     logs = paths.logs / f"fold{fold}" if runtime.tensorboard and fabric.is_global_zero else None
+    epochs = paths.epochs(fold) if settings.weights.keep == "all" else None
+    if fabric.is_global_zero and not last.exists():  # those of an earlier training
+        shutil.rmtree(paths.epochs(fold), ignore_errors=True)
     with TensorBoard(logs) as board, interrupt.note_signals() as stop:
-        job = Job(training, cache, judge, settings, runtime, fabric, last, stop, board)
+        job = Job(training, cache, judge, settings, runtime, fabric, last, stop, board, epochs)
         weights, progress = train(network, job)
     if fabric.is_global_zero:
         write_results(paths, fold, network, weights, progress, settings.weights.keep)

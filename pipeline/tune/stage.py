@@ -23,6 +23,7 @@ from pipeline.metrics.dice import (
     dice_by_threshold,
     flattened_dice,
     interval,
+    losses,
     resample_groups,
 )
 from pipeline.paths import Paths
@@ -204,6 +205,7 @@ def score_masks(
         iou=float(at_level.iou[:, 1].mean()),
         dice_flattened=flattened_dice(counts),
     )
+    bce, dice_loss = losses(counts)
     images = breakdown.places(found.rows).assign(
         dice=dice,
         dice_at_half=scores[:, HALF],
@@ -212,6 +214,8 @@ def score_masks(
         parts=[one.parts for one in measures],
         uncertain=[one.uncertain for one in measures],
         boundary=[one.boundary for one in measures],
+        bce=bce,
+        dice_loss=dice_loss,
     )
     line = (
         f"threshold {result.threshold:.4f}: out-of-fold Dice {result.dice:.5f} "
