@@ -8,7 +8,7 @@ stopped goes on after its last whole chunk; several processes share the chunks a
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.levels import kept
-from pipeline.levels.kept import CHUNK, Chunk, Image
+from pipeline.levels.kept import Chunk, Chunks, Image
 from pipeline.networks import model
 from pipeline.networks.predictor import Prediction, Predictor
 from pipeline.paths import Paths
@@ -31,40 +31,6 @@ from pipeline.support.errors import UserError
 from pipeline.support.progress import Timers
 
 _SHOWN = 10  # unreadable images named on the terminal; `encode` names all of them
-
-
-class Chunks:
-    """The chunks that `rows` are kept in, as a run makes them in its scratch folder."""
-
-    def __init__(self, folder: Path, key: str, rows: Sequence[Sample], size: int) -> None:
-        self.folder, self._key, self._rows, self._size = folder, key, rows, size
-
-    def __len__(self) -> int:
-        return -(-len(self._rows) // self._size)
-
-    def missing(self) -> list[int]:
-        """Numbers of the chunks that are still to be made; a damaged one is said and removed."""
-        return [number for number in range(len(self)) if not self._is_whole(number)]
-
-    def rows(self, numbers: Sequence[int]) -> list[Sample]:
-        """The samples of these chunks."""
-        starts = [number * self._size for number in numbers]
-        return [row for start in starts for row in self._rows[start : start + self._size]]
-
-    def write(
-        self, numbers: Sequence[int], images: Iterator[Image], tell: Callable[[Image], None]
-    ) -> None:
-        """Write these chunks as their images come, in order; `tell` hears of each image."""
-        for number in numbers:
-            with kept.write_chunk(self.folder, self._key, number, len(self)) as add:
-                for _ in self.rows([number]):
-                    image = next(images)
-                    add(image)
-                    tell(image)
-
-    def _is_whole(self, number: int) -> bool:
-        chunk = Chunk.open(kept.path_of(self.folder, number))
-        return chunk is not None and (chunk.key, chunk.chunks) == (self._key, len(self))
 
 
 def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
@@ -107,7 +73,7 @@ def _run(
 ) -> None:
     """Predict `rows` as one of Fabric's processes; the first one gives the whole its place."""
     runtime, tta = recipe.runtime, recipe.validate_.tta
-    size = max(1, CHUNK // runtime.batch_size) * runtime.batch_size  # no batch is in two chunks
+    size = kept.chunk_size(runtime.batch_size)
 
     def plan() -> tuple[str, list[int]]:
         stack.enter_context(files.only_process(paths.work / "predict"))

@@ -15,6 +15,7 @@ import torch
 
 from pipeline import encode, predict
 from pipeline.__main__ import main
+from pipeline.levels import kept
 from pipeline.masks import rle
 
 
@@ -24,7 +25,7 @@ def child(order: dict) -> None:
     os.dup2(log, 2)
     os.chdir(order["folder"])
     sys.argv = ["pipeline", *order["arguments"]]
-    predict.CHUNK = order["chunk"]
+    kept.CHUNK = order["chunk"]
     code = 0
     try:
         main()
@@ -43,7 +44,7 @@ def load_compiled() -> None:
     mask = np.eye(8, dtype=np.uint8)
     mask.flags.writeable = False
     assert rle.check(rle.encode(mask), 8, 8) == 8
-    assert encode.__doc__
+    assert encode.__doc__ and predict.__doc__  # loaded
 
 
 torch.set_num_threads(1)

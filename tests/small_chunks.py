@@ -1,8 +1,8 @@
 """The stage `predict` as a command, with chunks of four images, so that processes can share."""
 
-from pipeline import predict
 from pipeline.__main__ import main
+from pipeline.levels import kept
 
-predict.CHUNK = 4
+kept.CHUNK = 4
 if __name__ == "__main__":
     main()

@@ -50,7 +50,8 @@ def small_recipe(runtime: dict | None = None, **changes: object) -> dict:
     one_phase(recipe, **{"batch_size": 2, **of_phase})
     for key, value in changes.items():
         old = train[key]
-        add = isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
+        both = isinstance(value, dict) and isinstance(old, dict)
+        add = both and value.get("name", old.get("name")) == old.get("name")
         train[key] = {**old, **value} if add else value
     return recipe
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline.data import samples
 from pipeline.data.samples import Sample
-from pipeline.levels.scale import HALF, LEVELS
+from pipeline.levels.scale import HALF, LEVELS, UNCERTAIN
 from pipeline.masks import regions
 from pipeline.metrics import boundary, classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
@@ -26,9 +26,6 @@ from pipeline.paths import Paths
 from pipeline.support import files, table
 from pipeline.support.arrays import Int64, Mask, UInt8
 from pipeline.support.errors import UserError
-
-# Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
-UNCERTAIN = slice(13, 243)
 
 _ADVICE = "run the validate stage of this fold again"
 # What numpy raises on archives with any byte changed.

@@ -14,6 +14,7 @@ level that finds repetitions was measured beside zstd, lz4 and others (`benchmar
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from isal import isal_zlib
@@ -30,6 +31,8 @@ from isal import isal_zlib
 from pipeline.support import files
 from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
+
+T = TypeVar("T")
 
 CHUNK = 512  # images: a killed prediction loses at most so many, of some tens of kB each
 
@@ -93,6 +96,49 @@ def write_chunk(
             text = json.dumps(table, ensure_ascii=False).encode()
             stream.write(text + _LENGTH.pack(len(text)))
         files.seal(temporary)
+
+
+def chunk_size(batch_size: int) -> int:
+    """About `CHUNK` images, so many that no batch is in two chunks.
+
+    What a network says of an image may depend on its batch, by rounding: a chunk made again
+    is to have the same bytes.
+    """
+    return max(1, CHUNK // batch_size) * batch_size
+
+
+class Chunks(Generic[T]):
+    """The chunks that `rows` are kept in, as a run makes them in its scratch folder."""
+
+    def __init__(self, folder: Path, key: str, rows: Sequence[T], size: int) -> None:
+        self.folder, self._key, self._rows, self._size = folder, key, rows, size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._size)
+
+    def missing(self) -> list[int]:
+        """Numbers of the chunks that are still to be made; a damaged one is said and removed."""
+        return [number for number in range(len(self)) if not self._is_whole(number)]
+
+    def rows(self, numbers: Sequence[int]) -> list[T]:
+        """The rows of these chunks."""
+        starts = [number * self._size for number in numbers]
+        return [row for start in starts for row in self._rows[start : start + self._size]]
+
+    def write(
+        self, numbers: Sequence[int], images: Iterator[Image], tell: Callable[[Image], object]
+    ) -> None:
+        """Write these chunks as their images come, in order; `tell` hears of each image."""
+        for number in numbers:
+            with write_chunk(self.folder, self._key, number, len(self)) as add:
+                for _ in self.rows([number]):
+                    image = next(images)
+                    add(image)
+                    tell(image)
+
+    def _is_whole(self, number: int) -> bool:
+        chunk = Chunk.open(path_of(self.folder, number))
+        return chunk is not None and (chunk.key, chunk.chunks) == (self._key, len(self))
 
 
 def write(folder: Path, key: str, images: Iterator[Image], total: int) -> None:
@@ -206,18 +252,23 @@ class Kept:
 
     def some(self, sample_ids: Iterable[str]) -> Iterator[Image]:
         """These images, in this order."""
-        places: dict[str, tuple[Chunk, int, Any]] = {}
+        for wanted in sample_ids:
+            chunk, start, (sample_id, shape, length, disagreement, error) = self._places[wanted]
+            with chunk.path.open("rb") as stream:
+                stream.seek(start)
+                packed = stream.read(length)
+            yield Image(sample_id, tuple(shape), packed, disagreement, error)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[Chunk, int, Any]]:
+        """Of each image its chunk, where its bytes begin there, and its row in the table."""
+        places = {}
         for chunk in self.chunks:
             start = len(_MAGIC)
             for one in chunk.table:
                 places[one[0]] = chunk, start, one
                 start += one[2]
-        for wanted in sample_ids:
-            chunk, start, (sample_id, shape, length, disagreement, error) = places[wanted]
-            with chunk.path.open("rb") as stream:
-                stream.seek(start)
-                packed = stream.read(length)
-            yield Image(sample_id, tuple(shape), packed, disagreement, error)
+        return places
 
 
 def path_of(folder: Path, number: int) -> Path:

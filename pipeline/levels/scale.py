@@ -16,6 +16,8 @@ from pipeline.support.arrays import Size, UInt8
 
 LEVELS = 256
 HALF = 128  # the level of threshold 0.5
+# Levels that are neither nearly 0 nor nearly 1: probabilities from 13/256 to below 243/256.
+UNCERTAIN = slice(13, 243)
 
 
 def of(probability: NDArray[np.floating]) -> UInt8:

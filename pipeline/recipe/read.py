@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from pipeline.paths import recipe_file
 from pipeline.recipe.schema import Recipe, Run, Section
 from pipeline.support.errors import UserError
 
@@ -41,13 +42,43 @@ def load(path: Path) -> Recipe:
     recipe = _validated(Recipe, path, content)
     source = recipe.split.source
     _check_source(source if isinstance(source, str) else source.name, path)
-    _check_start(recipe.train.weights.init_from, path)
+    _check_other("train.weights.init_from", recipe.train.weights.init_from, path)
+    if recipe.train.pseudo != "none":
+        _check_other("train.pseudo.recipe", recipe.train.pseudo.recipe, path)
     return recipe
 
 
 def load_recipes(path: Path) -> tuple[str, ...]:
     """The recipes listed in `params.yaml`."""
     return _validated(Run, path, _yaml(path)).recipes
+
+
+def load_blends(path: Path) -> tuple[str, ...]:
+    """The ensembles listed in `params.yaml`.
+
+    Raises:
+        UserError: one of them is none, stands among `recipes`, or has a member that does not: DVC
+            would not see what the ensemble is made of.
+    """
+    content = _yaml(path)
+    listed = _validated(Run, path, content)
+    if "blends" not in content:
+        raise UserError(f"{path}: blends: missing, which dvc.yaml reads; write blends: []")
+    for name in listed.recipes:
+        recipe = _yaml(recipe_file(name))
+        if isinstance(recipe, dict) and "blend" in recipe:
+            raise UserError(f"{path}: recipes: found {name!r}, an ensemble; list it in blends")
+    for name in listed.blends:
+        blend = load(recipe_file(name)).blend
+        if blend is None:
+            raise UserError(f"{path}: blends: found {name!r}, no ensemble; list it in recipes")
+        for member in blend.recipes:
+            if member not in listed.recipes:
+                raise UserError(
+                    f"{path}: recipes: {member!r} is missing, of which {name!r} is made; "
+                    f"add it, or DVC does not see when the ensemble is out of date"
+                )
+    return listed.blends
 
 
 def load_folds(path: Path, available: int) -> tuple[int, ...]:
@@ -100,18 +131,19 @@ def _check_source(name: str, recipe: Path) -> None:
         )
 
 
-def _check_start(other: str, recipe: Path) -> None:
-    """Raise `UserError` unless the recipe to start from is another one that is there."""
+def _check_other(key: str, other: str, recipe: Path) -> None:
+    """Raise `UserError` unless the recipe to learn from is another one that is there."""
+    none = ["none"] if key == "train.weights.init_from" else []
     if other == recipe.stem:
         raise UserError(
-            f"{recipe}: train.weights.init_from: found {other!r}, which is this recipe; "
-            f"expected another one, or none"
+            f"{recipe}: {key}: found {other!r}, which is this recipe; "
+            f"expected another one{', or none' if none else ''}"
         )
     others = {path.stem for path in recipe.parent.glob("*.yaml")} - {recipe.stem}
-    if other not in others | {"none"}:
+    if other not in others.union(none):
         raise UserError(
-            f"{recipe}: train.weights.init_from: found {other!r}, but there is no "
-            f"{recipe.with_stem(other)}; expected one of {[*sorted(others), 'none']}"
+            f"{recipe}: {key}: found {other!r}, but there is no "
+            f"{recipe.with_stem(other)}; expected one of {[*sorted(others), *none]}"
         )
 
 

@@ -413,6 +413,15 @@ class Weights(Section):
     keep: Literal["last", "best", "all"]
 
 
+class Pseudo(Section):
+    """Test images to learn from too, with what another recipe's network of the same fold says."""
+
+    recipe: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    share: Annotated[float, Field(gt=0, le=100)]  # of them to each real image, in each epoch
+    # The largest share of an image's pixels that may have a probability of 0.05 to 0.95.
+    confident: Share
+
+
 class Validation(Section):
     """The held-out loss and Dice after an epoch, and whether they decide when to stop."""
 
@@ -557,6 +566,7 @@ class Train(Section):
     phases: Phases  # one after another
     sampler: Sampler
     drop_last: bool  # leave out an epoch's last batch where it is smaller
+    pseudo: Literal["none"] | Pseudo
     sync_batchnorm: bool  # statistics of whole batches where several GPUs share them
     optimizer: Optimizer
     gradient: Gradient
@@ -574,6 +584,8 @@ class Train(Section):
             raise ValueError(
                 "model.activation: relu needs several classes: of one, no pixel would be background"
             )
+        if self.pseudo != "none" and (self.classes > 1 or self.augment.triple):
+            raise ValueError("pseudo: expected none with several classes, and with augment.triple")
         return self
 
     @property
@@ -724,4 +736,5 @@ class Run(Section):
     """`params.yaml`: which recipes and folds `dvc repro` works on."""
 
     recipes: Annotated[tuple[str, ...], Field(min_length=1), EachOnce]
+    blends: Annotated[tuple[str, ...], EachOnce] = ()  # which dvc.yaml cannot do without
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]

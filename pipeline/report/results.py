@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
-from pipeline.evaluation.out_of_fold import UNCERTAIN, OutOfFold
+from pipeline.evaluation.out_of_fold import OutOfFold
+from pipeline.levels.scale import UNCERTAIN
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe, Section
 from pipeline.report import sanity

@@ -180,11 +180,12 @@ def _set_random_state(state: list[torch.Tensor]) -> None:
 # --- Another recipe's weights.
 
 
-def find_start(other: str, fold: int, paths: Paths) -> Path:
-    """The file of recipe `other`'s network for `fold`.
+def find_start(other: str, fold: int, paths: Paths, key: str = "train.weights.init_from") -> Path:
+    """The file of recipe `other`'s network for `fold`, to start or to learn from.
 
     Args:
         paths: this recipe's places; the other's are the usual ones.
+        key: of the setting that names the other, for errors.
 
     Raises:
         UserError: the file or the other recipe's samples are missing, or the other network
@@ -193,7 +194,7 @@ def find_start(other: str, fold: int, paths: Paths) -> Path:
     path = Paths.of(other).model(fold)
     if not path.exists():
         raise UserError(
-            f"train.weights.init_from: found {other!r}, but {path} is missing; run "
+            f"{key}: found {other!r}, but {path} is missing; run "
             f"dvc repro train@{other}-{fold} first, with {other} among the recipes of params.yaml"
         )
     theirs = samples.read(Paths.of(other).samples)
@@ -205,11 +206,20 @@ def find_start(other: str, fold: int, paths: Paths) -> Path:
     leaked = sorted({row.group for row in rows if seen & {row.group, row.sample_id}})
     if leaked:
         raise UserError(
-            f"train.weights.init_from: found {other!r}, whose network of fold {fold} has been "
+            f"{key}: found {other!r}, whose network of fold {fold} has been "
             f"trained on {len(leaked)} of the {len(held_out)} groups held out here, {leaked[0]} "
             f"for one; expected the same folds: give both recipes the same split section"
         )
     return path
+
+
+def check_fold(theirs: model.Segmenter, path: Path, fold: int) -> None:
+    """Raise `UserError` unless the other network has been trained without `fold`, as this one."""
+    if theirs.description.fold != fold:
+        raise UserError(
+            f"{path}: trained without fold {theirs.description.fold}, expected fold {fold}; "
+            f"run the other recipe's train stage again"
+        )
 
 
 def load_start(network: model.Segmenter, path: Path) -> str:
@@ -221,12 +231,8 @@ def load_start(network: model.Segmenter, path: Path) -> str:
     Raises:
         UserError: it is of another fold or of another architecture.
     """
-    theirs, ours = model.load(path), network.description
-    if theirs.description.fold != ours.fold:
-        raise UserError(
-            f"{path}: trained without fold {theirs.description.fold}, expected fold {ours.fold}; "
-            f"run the other recipe's train stage again"
-        )
+    theirs = model.load(path)
+    check_fold(theirs, path, network.description.fold)
     try:
         network.load_state_dict(theirs.state_dict())
     except RuntimeError:

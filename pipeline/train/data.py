@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -51,6 +51,19 @@ class Images(Protocol):
     rows: Sequence[Sample]
 
     def __getitem__(self, position: int) -> tuple[UInt8, UInt8]: ...
+
+
+class Joined:
+    """The images of `first`, then those of `second`."""
+
+    def __init__(self, first: Images, second: Images) -> None:
+        self.rows: Sequence[Sample] = [*first.rows, *second.rows]
+        self._first, self._second, self._count = first, second, len(first.rows)
+
+    def __getitem__(self, position: int) -> tuple[UInt8, UInt8]:
+        if position < self._count:
+            return self._first[position]
+        return self._second[position - self._count]
 
 
 class Decoder:
@@ -298,11 +311,19 @@ def positions(rows: Sequence[Sample], images: Images) -> list[int]:
     return [places[row.sample_id] for row in rows]
 
 
+class Extra(NamedTuple):
+    """Rows that follow after the others, and how many of them are drawn into each epoch."""
+
+    rows: int
+    drawn: int
+
+
 class Shuffle(Sampler[list[Draw]]):
     """One epoch's batches of draws: rows and seeds that follow from (seed, epoch).
 
     Without `chances` the rows are a permutation; with them, each draw has the chances given,
-    and a row can come up several times or not at all.
+    and a row can come up several times or not at all. Extra rows are mixed among them: others
+    in each epoch, none twice before all have been there once.
 
     An epoch is whole steps of `accumulate` batches: incomplete ones are left out (their rows
     come up in other epochs), unless there is no other. Without `drop_last` the rest is a smaller
@@ -320,18 +341,21 @@ class Shuffle(Sampler[list[Draw]]):
         processes: int,
         chances: npt.NDArray[np.float64] | None = None,
         drop_last: bool = True,
+        extra: Extra | None = None,
     ) -> None:
         """Shuffle `rows` rows for `process` of `processes` that share each batch equally."""
+        drawn = rows + (extra.drawn if extra else 0)
         self.epoch = 0
         self.first = 0  # batches left out, being done already
-        self.batch_size = min(batch_size, rows)
-        self.accumulate = min(accumulate, rows // self.batch_size)
-        self.steps = rows // (self.batch_size * self.accumulate)
-        used = rows - rows % processes
+        self.batch_size = min(batch_size, drawn)
+        self.accumulate = min(accumulate, drawn // self.batch_size)
+        self.steps = drawn // (self.batch_size * self.accumulate)
+        used = drawn - drawn % processes
         if not drop_last and used > self.steps * self.batch_size:
             self.steps += 1
         self._used = min(used, self.steps * self.batch_size * self.accumulate)
         self._rows = rows
+        self._extra = extra
         self._chances = chances
         self._seed = seed
         self._process = process
@@ -351,12 +375,25 @@ class Shuffle(Sampler[list[Draw]]):
             order = generator.permutation(self._rows)
         else:
             order = generator.choice(self._rows, size=self._rows, p=self._chances)
-        seeds = generator.integers(2**32, size=self._rows)
+        if self._extra:
+            others = self._rows + self._draw_extra(self._extra)
+            order = generator.permutation(np.concatenate([order, others]))
+        seeds = generator.integers(2**32, size=len(order))
         draws = list(zip(order.tolist(), seeds.tolist(), strict=True))
         for batch in range(self.first, self.steps * self.accumulate):
             end = min((batch + 1) * self.batch_size, self._used)
             whole = draws[batch * self.batch_size : end]
             yield whole[self._process :: self._processes]
+
+    def _draw_extra(self, extra: Extra) -> npt.NDArray[np.int64]:
+        """Those of this epoch: where it stands in one permutation of all after another."""
+        places = np.arange(self.epoch * extra.drawn, (self.epoch + 1) * extra.drawn)
+        found = np.empty(extra.drawn, np.int64)
+        for pass_ in np.unique(places // extra.rows):
+            here = places // extra.rows == pass_
+            order = np.random.default_rng([self._seed, pass_, 1]).permutation(extra.rows)
+            found[here] = order[places[here] % extra.rows]
+        return found
 
 
 def prefer_foreground(rows: Sequence[Sample], uniform: float) -> npt.NDArray[np.float64]:

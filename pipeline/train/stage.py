@@ -30,14 +30,24 @@ from pipeline.networks import model
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Phase, Recipe, Runtime, Train
 from pipeline.support import distributed, files, fingerprint, hardware, interrupt
+from pipeline.support.arrays import Size
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
 from pipeline.support.progress import Bar, Stopwatch, TensorBoard
-from pipeline.train import checkpoint, optimization
+from pipeline.train import checkpoint, optimization, pseudo
 from pipeline.train.checkpoint import Checkpointer, Progress, Row, State
-from pipeline.train.data import Cache, Shuffle, TrainingSet, load_batches, prefer_foreground
+from pipeline.train.data import (
+    Cache,
+    Images,
+    Joined,
+    Shuffle,
+    TrainingSet,
+    load_batches,
+    prefer_foreground,
+)
 from pipeline.train.held_out import HeldOut, Score
 from pipeline.train.loss import Losses, entropy_dice, shares
+from pipeline.train.pseudo import PseudoLabels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +64,18 @@ class Job:
     stop: Stop
     board: TensorBoard
     epochs: Path | None = None  # the folder to keep every epoch's weights in
+    pseudo: PseudoLabels | None = None  # more to train on
+
+    @property
+    def every_row(self) -> Sequence[Sample]:
+        """Those to train on, with true masks and, after them, with what another network says."""
+        return [*self.rows, *self.pseudo.rows] if self.pseudo else self.rows
+
+    def training_set(self, images: Images, size: Size) -> TrainingSet:
+        """What is drawn from at one size, augmented."""
+        if self.pseudo:
+            images = Joined(images, self.pseudo.at(size))
+        return TrainingSet(self.every_row, images, Augmentation(self.settings.augment))
 
 
 def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
@@ -80,7 +102,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
     if settings.weights.ema != "none":
         average = optimization.moving_average(network, settings.weights.ema)
         parts["average"], judged = average, average.module
-    losses = Losses(fabric.device, [row.sample_id for row in job.rows])
+    losses = Losses(fabric.device, [row.sample_id for row in job.every_row])
     progress = checkpointer.resume(parts, {"losses": losses})
     clock, patience = Stopwatch(fabric.device), settings.validation.patience
     compiles = job.runtime.compile
@@ -92,7 +114,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
             continue
         schedule.enter(number)
         images = job.cache.at(phase.size)
-        dataset = TrainingSet(job.rows, images, Augmentation(settings.augment))
+        dataset = job.training_set(images, phase.size)
         if compiles:
             wrapped, compiles = _compile(wrapped, network, phase, job)
         workers = hardware.workers(job.runtime.workers, fabric)
@@ -191,6 +213,7 @@ def _shuffle(phase: Phase, job: Job) -> Shuffle:
     batches = Shuffle(
         times * len(job.rows), phase.batch_size, settings.seed, settings.gradient.accumulate,
         fabric.global_rank, fabric.world_size, chances, settings.drop_last,
+        job.pseudo.extra if job.pseudo else None,
     )  # fmt: skip
     if batches.batch_size % fabric.world_size:
         raise UserError(
@@ -226,7 +249,7 @@ def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> 
     from torch._inductor.exc import InductorError
 
     fabric, began = job.fabric, time.perf_counter()
-    share = min(phase.batch_size, len(job.rows)) // fabric.world_size
+    share = min(phase.batch_size, len(job.every_row)) // fabric.world_size
     pixels = torch.zeros(share, *phase.size, 3, dtype=torch.uint8, device=fabric.device)
     buffers = [buffer.clone() for buffer in network.buffers()]  # BatchNorm's statistics
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
@@ -352,12 +375,19 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     network = model.for_training(settings, fold, settings.model.weights)
     if samples.validation(table, fold):  # what is chosen, is chosen by images of no score
         network.description = dataclasses.replace(network.description, choices="")
-    start = None
+    read, choices = [paths.samples], [network.description.choices]
     if settings.weights.init_from != "none":
         start = checkpoint.find_start(settings.weights.init_from, fold, paths)
-        theirs, ours = checkpoint.load_start(network, start), network.description.choices
-        choices = ", ".join(filter(None, [ours, theirs]))  # they count as those of this training
-        network.description = dataclasses.replace(network.description, choices=choices)
+        choices.append(checkpoint.load_start(network, start))
+        read.append(start)
+    labels = None
+    if settings.pseudo != "none":
+        labels = pseudo.make(recipe, paths, fold, len(training), fabric, work)
+        choices.append(labels.choices)
+        read.append(labels.teacher)
+    # What the others have chosen counts as chosen by this training.
+    told = ", ".join(filter(None, dict.fromkeys(choices)))
+    network.description = dataclasses.replace(network.description, choices=told)
     if settings.sync_batchnorm:
         distributed.synchronize_batchnorm(fabric, network)
     fabric.print(
@@ -375,14 +405,15 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
         held_out, archives, settings.loss, settings.validation.tta, fabric, runtime.batch_size,
         workers, pictures=runtime.tensorboard, keep=runtime.cache != "none", hard=target.hard,
     )  # fmt: skip
-    read = [paths.samples, start] if start else [paths.samples]
     last = work / fingerprint.key("train", settings.model_dump_json(), read, paths.raw) / "last.pt"
     logs = paths.logs / f"fold{fold}" if runtime.tensorboard and fabric.is_global_zero else None
     epochs = paths.epochs(fold) if settings.weights.keep == "all" else None
     if fabric.is_global_zero and not last.exists():  # those of an earlier training
         shutil.rmtree(paths.epochs(fold), ignore_errors=True)
     with TensorBoard(logs) as board, interrupt.note_signals() as stop:
-        job = Job(training, cache, judge, settings, runtime, fabric, last, stop, board, epochs)
+        job = Job(
+            training, cache, judge, settings, runtime, fabric, last, stop, board, epochs, labels
+        )
         weights, progress = train(network, job)
     if fabric.is_global_zero:
         write_results(paths, fold, network, weights, progress, settings.weights.keep)
