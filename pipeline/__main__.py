@@ -58,7 +58,10 @@ def tune(args: argparse.Namespace) -> None:
 def blend(args: argparse.Namespace) -> None:
     """Blend other recipes' kept probabilities into those of one more recipe; no network runs."""
     recipe = _recipe(args)
-    _verb("blend").run(recipe, _paths(args), _folds(args, recipe))
+    if args.member:
+        _verb("blend").note_member(recipe, _paths(args), args.member)
+    else:
+        _verb("blend").run(recipe, _paths(args), _folds(args, recipe))
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -228,10 +231,14 @@ def _parser() -> argparse.ArgumentParser:
         one = _add(verbs, stage)
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
     one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
-    for stage in (tune, predict, blend, report):
+    for stage in (predict, blend, tune, report):
         if stage is report:
             _add(verbs, encode)  # here, so that --help lists stages as they run
         one = _add(verbs, stage)
+        if stage is blend:
+            one.add_argument(
+                "--member", metavar="RECIPE", help="only note what it adds, for DVC to see"
+            )
         one.add_argument(
             "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"
         )

@@ -1,8 +1,9 @@
-"""Command `blend`: an ensemble of other recipes, made of their kept levels without any network.
+"""Stage `blend`: an ensemble of other recipes, made of their kept levels without any network.
 
 The members' out-of-fold levels give the weights, and with these the members' levels become the
 blend's own, held out and of the test set. From there on it is tuned, encoded, reported and
-submitted like any other.
+submitted like any other. DVC takes no list of recipes as deps: so of each recipe the stage `member`
+notes what a blend takes from it, and the blend depends on the folder of these notes.
 
 The weights are chosen greedily (Caruana et al., Ensemble selection from libraries of models, 2004):
 the member that helps most is added again and again. Nested: the held-out images of a fold are
@@ -15,6 +16,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -29,7 +31,7 @@ from pipeline.levels.scale import mix
 from pipeline.metrics import classes
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths, recipe_file
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Blend, Recipe
 from pipeline.support import concurrency, files
 from pipeline.support.arrays import Float64, Size
 from pipeline.support.errors import UserError
@@ -40,13 +42,41 @@ CHOOSING = 400  # images at most, evenly drawn, on which weights are compared
 Weights = tuple[int, ...]  # one a member
 
 
-def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
-    """Blend the members of a recipe: their held-out images of `folds`, and their test images."""
+def note_member(recipe: Recipe, paths: Paths, other: str) -> None:
+    """Write down what another recipe adds to a blend, so that DVC sees when that changes.
+
+    A recipe that is no member of it adds nothing, whatever becomes of it.
+    """
+    found: dict[str, str] = {}
+    if other in _section(recipe, paths).recipes:
+        theirs = Paths.of(other)
+        found["samples"] = _digest([theirs.samples])
+        for folder in [*sorted(theirs.oof.glob("*-levels")), theirs.kept]:
+            found[folder.name] = _digest(sorted(folder.glob("*.levels")))
+    note = {"recipe": other, "adds": found}
+    files.write_text(paths.member(other), json.dumps(note, indent=2) + "\n")
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _section(recipe: Recipe, paths: Paths) -> Blend:
     if recipe.blend is None:
         raise UserError(
             f"{recipe_file(paths.recipe)}: found no section blend, expected one that names recipes"
         )
-    members = [Paths.of(name) for name in recipe.blend.recipes]
+    return recipe.blend
+
+
+def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
+    """Blend the members of a recipe: their held-out images of `folds`, and their test images."""
+    blend = _section(recipe, paths)
+    members = [Paths.of(name) for name in blend.recipes]
     rows = _agreed_rows(members)
     _adopt(paths, members[0], rows)
     held_out = {fold: out_of_fold.held_out(rows, fold, paths.samples) for fold in folds}
@@ -56,14 +86,14 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
     }
     size = _common_size(levels)
     chosen_here = ""
-    if recipe.blend.weights == "auto":
+    if blend.weights == "auto":
         scores = _Scores(paths, held_out, levels, size)
         weights = choose(scores, len(members), ())
         by_fold = {fold: choose(scores, len(members), (fold,)) for fold in folds}
         if len(folds) == 1:  # no other fold could choose
             by_fold, chosen_here = dict.fromkeys(folds, weights), "the weights of the blend"
     else:
-        weights = recipe.blend.weights
+        weights = blend.weights
         by_fold = dict.fromkeys(folds, weights)
     threads = len(os.sched_getaffinity(0))
     for fold, some in held_out.items():
@@ -73,15 +103,15 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
         images = _blended(levels[fold], by_fold[fold], size)
         kept.write(paths.oof_levels(fold), key, images, len(some))
         judged = judge.judge_fold(paths, fold, some, threads, recipe.validate_, told)
-        shown = _shown(recipe.blend.recipes, by_fold[fold])
+        shown = _shown(blend.recipes, by_fold[fold])
         print(f"fold {fold}: {shown}, out-of-fold Dice {judge.mean_dice(judged):.5f} at 0.5")
     _blend_test(paths, members, weights, size, samples.test(rows))
     values = {
-        "weights": dict(zip(recipe.blend.recipes, _shares(weights), strict=True)),
+        "weights": dict(zip(blend.recipes, _shares(weights), strict=True)),
         "weights_by_fold": {str(fold): _shares(one) for fold, one in by_fold.items()},
     }
     files.write_text(paths.blending, json.dumps(values, indent=2) + "\n")
-    print(f"{_shown(recipe.blend.recipes, weights)} for the test set; now: pipeline tune, encode")
+    print(f"{_shown(blend.recipes, weights)} for the test set")
 
 
 def _agreed_rows(members: Sequence[Paths]) -> list[Sample]:
@@ -112,10 +142,12 @@ def _agreed_rows(members: Sequence[Paths]) -> list[Sample]:
 
 
 def _adopt(paths: Paths, member: Paths, rows: Sequence[Sample]) -> None:
-    """Give the blend the data of its first member: archives by a link, and the table."""
+    """Give the blend the data of its first member: the archives, linked, and the table."""
     samples.write(paths.samples, rows)
-    if not paths.raw.exists():
-        paths.raw.symlink_to(member.raw.resolve(), target_is_directory=True)
+    files.make_folder(paths.raw)
+    for archive in member.raw.iterdir():
+        if not (paths.raw / archive.name).exists():
+            files.link_or_copy(archive, paths.raw / archive.name)
 
 
 def _common_size(levels: dict[int, list[Kept]]) -> Size:

@@ -106,7 +106,7 @@ def _params() -> str:
             raise UserError(
                 f"{PARAMS}: recipes: found {name!r}, but there is no {recipe_file(name)}; {advice}"
             )
-    return f"dvc repro runs {', '.join(names)}"
+    return f"dvc repro runs {', '.join([*names, *read.load_blends(PARAMS)])}"
 
 
 def _folds(recipe: Recipe, name: str) -> str:

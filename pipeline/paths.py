@@ -92,6 +92,10 @@ class Paths:
         """The figures of a fold's training."""
         return self.run(fold) / "metrics.json"
 
+    def member(self, other: str) -> Path:
+        """What another recipe adds to this one, an ensemble: DVC's view of it."""
+        return self.runs / "members" / f"{other}.json"
+
     def counts(self, fold: int) -> Path:
         """A fold's held-out pixels, counted at every level."""
         return self.oof / f"fold{fold}.npz"
@@ -116,7 +120,7 @@ class Paths:
     @property
     def blending(self) -> Path:
         """The weights of an ensemble of recipes."""
-        return self.evaluation / "blend.json"
+        return self.runs / "blend.json"
 
     @property
     def report(self) -> Path:

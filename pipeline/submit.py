@@ -25,7 +25,7 @@ from pipeline.kaggle.ledger import Row, digits
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.kaggle.upload import upload
 from pipeline.masks import submission
-from pipeline.paths import LEDGER, Paths, recipe_file, submitting
+from pipeline.paths import LEDGER, PARAMS, Paths, recipe_file, submitting
 from pipeline.recipe import read
 from pipeline.recipe.schema import Competition, Recipe
 from pipeline.support import files, workspace
@@ -71,11 +71,11 @@ def prepare(recipe: Recipe, paths: Paths, message: str, wait: bool) -> tuple[str
     _check_message(message)
     files.check_writable(LEDGER.parent)
     summary = _check_file(paths)
-    if recipe.blend is None:
-        workspace.require_current(f"encode@{paths.recipe}")
-    else:  # no stage itself: what it is made of is to be current
-        for name in recipe.blend.recipes:
-            workspace.require_current(f"predict@{name}")
+    stage = "encode"
+    if recipe.blend is not None:
+        read.load_blends(PARAMS)  # all members are listed, so DVC knows how old they are
+        stage = "encode-blend"
+    workspace.require_current(f"{stage}@{paths.recipe}")
     row = _row(paths, message)
     _in_ledger(row, wait)
     print(

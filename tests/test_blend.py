@@ -2,14 +2,27 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import HEIGHT, TEST_CARS, VIEWS, WIDTH, tiny_mask, tiny_recipe, write_tiny_archives
+from conftest import (
+    HEIGHT,
+    ROOT,
+    TEST_CARS,
+    VIEWS,
+    WIDTH,
+    tiny_mask,
+    tiny_recipe,
+    write_tiny_archives,
+)
 from conftest import write_yaml as write
+from dvc.repo import Repo
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -27,6 +40,7 @@ from pipeline.masks import rle
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
 from pipeline.recipe.schema import Validate
+from pipeline.support import workspace
 from pipeline.support.errors import UserError
 
 FOLDS = (0, 1)
@@ -110,7 +124,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = tiny_recipe()
     parts = {key: recipe[key] for key in recipe if key not in ("download", "split", "train")}
     write(recipe_file("both"), parts | {"blend": {"recipes": [*SIZES], "weights": "auto"}})
-    write(tmp_path / "params.yaml", {"recipes": [*SIZES], "folds": [*FOLDS]})
+    write(tmp_path / "params.yaml", {"recipes": [*SIZES], "blends": ["both"], "folds": [*FOLDS]})
     return tmp_path
 
 
@@ -138,7 +152,7 @@ def test_a_blend_is_tuned_like_any_other(project: Path, capsys: pytest.CaptureFi
     assert "fold 1:" in capsys.readouterr().out
     each = {name: dice(name) for name in (*SIZES, "both")}
     assert each["both"] > max(each["good"], each["other"])
-    told = json.loads(Path("eval/both/blend.json").read_text())
+    told = json.loads(Paths.of("both").blending.read_text())
     weights = [told["weights"][name] for name in SIZES]
     assert sum(weights) == pytest.approx(1) and set(told["weights_by_fold"]) == {"0", "1"}
 
@@ -193,6 +207,69 @@ def test_members_that_leak_are_refused(project: Path) -> None:
     with pytest.raises(SystemExit, match=rf"group {group} is held out by fold \d, but .* it leaks"):
         main(["blend", "both"])
     assert not Paths.of("both").kept.exists()
+
+
+def test_it_is_reported_and_submitted_like_any_other(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("blend", "tune", "encode", "report"):
+        main([verb, "both"])
+    assert "recipes: [good, other]" in Paths.of("both").report.read_text()
+    asked: list[str] = []
+    monkeypatch.setattr(workspace, "require_current", asked.append)
+    main(["submit", "both", "--check-only"])
+    assert asked == ["encode-blend@both"] and "4 rows, 0 of them empty" in capsys.readouterr().out
+    write(project / "params.yaml", {"recipes": ["good"], "blends": ["both"], "folds": [*FOLDS]})
+    with pytest.raises(SystemExit, match="'other' is missing, of which 'both' is made"):
+        main(["submit", "both", "--check-only"])
+
+
+def test_dvc_sees_when_a_blend_is_out_of_date(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what recipes add to it, and by nothing of those that add nothing."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=ignored)
+    shutil.copy(ROOT / "dvc.yaml", project)
+    third = Paths.of("third")  # no member
+    shutil.copytree(Paths.of("good").samples.parent, third.samples.parent)
+    for folder in (third.oof, third.kept):
+        folder.mkdir(parents=True)
+    shutil.copy(recipe_file("good"), recipe_file("third"))
+    names = [*SIZES, "third"]
+    write(project / "params.yaml", {"recipes": names, "blends": ["both"], "folds": [*FOLDS]})
+    members = [f"member@both-{name}" for name in names]
+    Repo.init(no_scm=True)
+
+    def repro(*stages: str) -> list[str]:
+        return [stage.name for stage in Repo().reproduce(stages, single_item=True)]
+
+    assert repro(*members, "blend@both", "tune-blend@both") == [
+        *members, "blend@both", "tune-blend@both",
+    ]  # fmt: skip
+    assert Paths.of("both").metrics.exists() and not repro(*members, "blend@both")
+    (third.kept / "chunk-00000.levels").write_bytes(b"something new")
+    assert repro(*members, "blend@both") == ["member@both-third"]
+    rows = samples.test(samples.read(Paths.of("good").samples))
+    images = (kept.Image.of(row.sample_id, noisy(row, "other"), 0.0, "") for row in rows)
+    kept.write(Paths.of("good").kept, "anew", images, len(rows))
+    assert repro(*members, "blend@both", "tune-blend@both") == ["member@both-good", "blend@both"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ({"recipes": ["good", "both"], "blends": []}, "recipes: found 'both', an ensemble"),
+        ({"recipes": ["good"], "blends": ["other"]}, "blends: found 'other', no ensemble"),
+        ({"recipes": ["good"], "blends": ["both"]}, "recipes: 'other' is missing, of which 'both'"),
+        ({"recipes": ["good"]}, r"blends: missing, which dvc\.yaml reads"),
+    ],
+)
+def test_params_list_ensembles_apart(project: Path, listed: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read.load_blends(write(project / "params.yaml", listed | {"folds": [0]}))
 
 
 def test_a_blend_has_no_networks(project: Path) -> None:

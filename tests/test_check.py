@@ -20,7 +20,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "home/.kaggle"))
     write_yaml(tmp_path / "recipes/tiny.yaml", tiny_recipe())
-    write_yaml(tmp_path / "params.yaml", {"recipes": ["tiny"], "folds": [0, 1]})
+    write_yaml(tmp_path / "params.yaml", {"recipes": ["tiny"], "blends": [], "folds": [0, 1]})
     write_tiny_archives(tmp_path / "data/tiny/raw")
     return tmp_path
 
@@ -52,7 +52,7 @@ def test_what_is_right_is_said(project: Path) -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once(project: Path) -> None:
-    write_yaml(project / "params.yaml", {"recipes": ["tiny"], "folds": [7]})
+    write_yaml(project / "params.yaml", {"recipes": ["tiny"], "blends": [], "folds": [7]})
     (project / "data/tiny/raw/test.zip").unlink()
     resize(project, 33, 64)
     done = run_verb("check", "tiny", at=project)
@@ -65,7 +65,7 @@ def test_all_that_is_wrong_is_said_at_once(project: Path) -> None:
     [
         ("recipes: sample\nfolds: [0]\n", "found 'sample'; expected a list, in brackets: [sample]"),
         ("recipes: [sample]\nfolds: 0\n", "folds: found 0; expected a list, in brackets: [0]"),
-        ("", "params.yaml: found an empty file, expected the keys recipes, folds"),
+        ("", "params.yaml: found an empty file, expected the keys recipes, blends, folds"),
         ("# recipes: [sample]\n", "found an empty file"),
         (
             "recipes: [tiyn]\nfolds: [0]\n",

@@ -580,7 +580,7 @@ def test_dvc_has_nothing_against_a_link(server: KaggleServer, tmp_path: Path) ->
         recipe(clone / f"recipes/{name}.yaml", ["train.zip"])
 
     def dvc(*arguments: str, recipes: str) -> str:
-        (clone / "params.yaml").write_text(f"recipes: {recipes}\nfolds: [0]\n")
+        (clone / "params.yaml").write_text(f"recipes: {recipes}\nblends: []\nfolds: [0]\n")
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         return subprocess.run(
             [str(Path(sys.executable).with_name("dvc")), *arguments],

@@ -46,7 +46,7 @@ def test_a_data_set_is_one_source_and_one_recipe(tmp_path: Path) -> None:
     (project / "pipeline/sources/shapes.py").write_text(SOURCE[1])
     recipe = tiny_recipe() | yaml.safe_load(SECTIONS[1])
     write_yaml(project / "recipes/shapes.yaml", recipe)
-    write_yaml(project / "params.yaml", {"recipes": ["shapes"], "folds": [0]})
+    write_yaml(project / "params.yaml", {"recipes": ["shapes"], "blends": [], "folds": [0]})
 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["PIPELINE_DATA"] = str(tmp_path / "archives")

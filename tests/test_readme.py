@@ -108,7 +108,7 @@ def competition(clone: Path, first_run: str, tmp_path_factory: pytest.TempPathFa
     (project / ".venv").symlink_to(clone / ".venv")
     write_tiny_archives(folder / "archives/competitions" / SLUG)
     write_yaml(project / "recipes/carvana.yaml", tiny_recipe())
-    write_yaml(project / "params.yaml", {"recipes": ["carvana"], "folds": [0, 1]})
+    write_yaml(project / "params.yaml", {"recipes": ["carvana"], "blends": [], "folds": [0, 1]})
     return project
 
 

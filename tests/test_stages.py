@@ -66,7 +66,9 @@ class Project:
         write_yaml(path, one_phase(yaml.safe_load(path.read_text()), epochs=count))
 
     def params(self, recipes: list[str], folds: tuple[int, ...] = (0, 1)) -> None:
-        write_yaml(self.folder / "params.yaml", {"recipes": recipes, "folds": list(folds)})
+        write_yaml(
+            self.folder / "params.yaml", {"recipes": recipes, "blends": [], "folds": list(folds)}
+        )
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}

@@ -16,12 +16,12 @@ from pipeline.support.fingerprint import CODE
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+OF_BLENDS = {f"{stage}-blend": stage for stage in ("tune", "encode", "report")}
 VERBS = {
     *CODE,
     "submit",
     "score",
     "cutout",
-    "blend",
     "compare",
     "preview",
     "check",
@@ -85,7 +85,7 @@ def test_a_stage_imports_what_it_declares(stage: str) -> None:
 def test_dvc_deps_are_the_same(stage: str) -> None:
     code = [dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/")]
     assert code == [f"pipeline/{part}" for part in CODE[stage]]
-    assert set(STAGES) == set(CODE)
+    assert set(STAGES) == {*CODE, *OF_BLENDS, "member"}
 
 
 def test_support_cannot_change_a_result() -> None:
@@ -148,12 +148,25 @@ def keys_declared(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", CODE)
 def test_params_are_the_keys_read(stage: str) -> None:
     """A stage that declares more would run again for nothing, one that declares less, too late."""
-    # Not runtime, which changes no result, nor blend: an ensemble is no stage's.
-    untracked = {"runtime", "blend"}
+    # Not runtime, which changes no result, nor blend, which a recipe with networks does not have.
+    untracked = {"runtime", *({"blend"} - {stage})}
     read = {key for key in keys_read(stage) if key.partition(".")[0] not in untracked}
     whole = {key for key in keys_declared(stage) if "." not in key}
     needed = {key.partition(".")[0] if key.partition(".")[0] in whole else key for key in read}
     assert keys_declared(stage) == needed
+
+
+@pytest.mark.parametrize(("stage", "of"), OF_BLENDS.items())
+def test_an_ensemble_runs_through_the_same_stages(stage: str, of: str) -> None:
+    """But for what stands in no file of an ensemble: the sections it takes from its members."""
+    mine, theirs = STAGES[stage], STAGES[of]
+    assert mine["matrix"] == {"recipe": "${blends}"}
+    others = mine.keys() - {"matrix", "params"}
+    assert {key: mine[key] for key in others} == {key: theirs[key] for key in others}
+    inherited = {"download", "split", "split.folds", "train"}
+    own = {"blend"} if "recipe.blend" in text_of(of) else set()
+    assert keys_declared(stage) == keys_declared(of) - inherited | own
+    assert ("folds" in mine["params"]) == ("folds" in theirs["params"])
 
 
 @pytest.mark.parametrize("stage", CODE)
@@ -174,7 +187,8 @@ def test_outs_are_where_paths_says() -> None:
     }
     known = {str(getattr(paths, name)) for name in vars(Paths) if not name.startswith("_")
              if isinstance(getattr(paths, name), Path)}  # fmt: skip
-    known |= {str(getattr(paths, name)) for name in ("raw", "samples", "submission", "kept")}
+    known |= {str(getattr(paths, name)) for name in ("raw", "samples", "submission", "kept", "oof")}
+    known |= {str(paths.blending), str(Paths.of("${item.blend}").member(recipe))}
     for name in (
         "model",
         "history",
@@ -264,7 +278,13 @@ def _name(decorator: ast.expr) -> str:
 
 
 @pytest.mark.parametrize(
-    ("verb", "pages"), [("report", "templates/*"), ("preview", "*.html"), ("compare", "*.html")]
+    ("verb", "pages"),
+    [
+        ("report", "templates/*"),
+        ("preview", "*.html"),
+        ("compare", "*.html"),
+        ("support", "*.css"),
+    ],
 )
 def test_templates_are_installed(verb: str, pages: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -19,6 +19,7 @@ CODE = {
     "split": ("split.py", "data", "sources"),
     "train": ("train", "augmentation.py", "data", "levels", "metrics", "networks"),
     "validate": ("validate.py", "data", "evaluation", "levels", "masks", "metrics", "networks"),
+    "blend": ("blend.py", "data", "evaluation", "levels", "masks", "metrics"),
     "tune": ("tune", "data", "evaluation", "levels", "masks", "metrics"),
     "predict": ("predict.py", "data", "levels", "networks"),
     "encode": ("encode.py", "data", "evaluation", "levels", "masks"),
