@@ -56,6 +56,14 @@ def test_a_crash_does_not_flatten_what_is_near_one() -> None:
     assert before - after > 0.08 * (crash - after)
 
 
+def test_a_loss_is_drawn_where_it_was_measured() -> None:
+    measured = history([0.9] * 5).assign(held_out_loss=[0.5, np.nan, 0.3, np.nan, 0.4])
+    svg = charts.losses({0: measured, 1: measured}, "held_out_loss")
+    assert inside(svg) == (6, 6), "three epochs of two folds, all within the axes"
+    first, second, third = (y for _, y in marks(svg)[:3])
+    assert first < third < second, "downwards on the page"
+
+
 def in_bars(svg: str) -> int:
     """How many images the bars of a histogram stand for, if the lowest is one image high."""
     bars = re.findall(

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,9 @@ def test_the_page_says_who_wins_and_shows_where(
             assert opened.page.locator("section img").evaluate_all(
                 "all => all.every(one => one.complete && one.naturalWidth > 0)"
             )
+            opened.page.emulate_media(media="print")
+            assert not opened.printed_over()
+            assert width == 400 or not opened.cut_off(), "paper does not scroll"
             opened.context.close()
             assert opened.problems == []
     text = path.read_text()
@@ -95,6 +101,44 @@ def test_the_page_says_who_wins_and_shows_where(
     ]
     assert [abs(one) for one in moved] == sorted(map(abs, moved), reverse=True) and moved
     assert len(text) < 5e6
+
+
+def test_one_recipe_at_two_times(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other side comes from git and DVC's cache: as it was committed, or as an experiment."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
+    main(["tune", "good"])
+    paths = Paths.of("good")
+    then = json.loads(paths.metrics.read_text())["dice"]
+    git("init", "-q")
+    outs = [paths.samples, paths.metrics, *(paths.oof_levels(fold) for fold in FOLDS)]
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    for command in (("init", "-q"), ("config", "core.analytics", "false"), ("add", "-q", *outs)):
+        subprocess.run([dvc, *map(str, command)], check=True)
+    git("add", "recipes", ".dvc", *(f"{path}.dvc" for path in outs))
+    git("commit", "-qm", "then")
+    git("update-ref", "refs/exps/ab/cd/bold-name", "HEAD")
+    shutil.copy(recipe_file("good"), recipe_file("newer"))  # not there at that time
+    recipe = tiny_recipe()
+    recipe["tune"]["threshold"] = 0.25
+    write_yaml(recipe_file("good"), recipe)
+    main(["tune", "good"])
+    now = json.loads(paths.metrics.read_text())["dice"]
+    for revision in ("HEAD", "bold-name"):
+        main(["compare", "good", f"good@{revision}"])
+        assert f"good@{revision} against good: " in capsys.readouterr().out
+        text = Paths.comparison("good", f"good@{revision}").read_text()
+        assert f"<td>{now:.5f}</td><td>{then:.5f}</td>" in text
+        assert re.search(r"tune\.threshold</th><td>0\.25</td><td>auto</td>", text)
+    with pytest.raises(SystemExit, match="git rev-parse .*nowhere"):
+        main(["compare", "good", "good@nowhere"])
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True)
 
 
 def test_a_recipe_against_itself_is_no_difference(
@@ -135,5 +179,5 @@ def test_what_cannot_be_compared_is_one_line(project: Path) -> None:
         main(["tune", name])
     with pytest.raises(SystemExit, match="found no held-out image that both have"):
         main(["compare", "good", "other", "--fold", "7"])
-    with pytest.raises(SystemExit, match="git show nowhere"):
+    with pytest.raises(SystemExit, match="git for-each-ref .* not a git repository"):
         main(["compare", "good", "good@nowhere"])

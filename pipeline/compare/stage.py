@@ -9,7 +9,6 @@ image, and its interval over groups: two recipes are wrong on the same images, s
 difference of their means is known far better than either.
 """
 
-import base64
 import dataclasses
 import os
 import subprocess
@@ -19,7 +18,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -36,7 +34,7 @@ from pipeline.metrics.dice import dice, interval, resample_groups
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe
-from pipeline.support import concurrency, files, pictures
+from pipeline.support import concurrency, files, pages, pictures
 from pipeline.support.arrays import Mask, UInt8
 from pipeline.support.errors import UserError
 
@@ -115,18 +113,31 @@ def _open(name: str, scratch: Path) -> Side:
     recipe, at, revision = name.partition("@")
     if not at:
         return Side.open(name, recipe_file(recipe), Paths.of(recipe))
+    commit = _commit(revision)
     places = {key: scratch / key for key in ("samples", "oof", "evaluation")}
     paths, here = Paths.of(recipe, places), Paths.of(recipe)
-    (scratch / "recipes").mkdir(parents=True)
-    for path in recipe_file(recipe).parent.glob("*.yaml"):
-        (scratch / path).write_bytes(_output("git", "show", f"{revision}:{path}"))
+    folder = recipe_file(recipe).parent
+    (scratch / folder).mkdir(parents=True)
+    listed = _output("git", "ls-tree", "--name-only", commit, f"./{folder}/").decode()
+    for path in listed.splitlines():
+        (scratch / path).write_bytes(_output("git", "show", f"{commit}:./{path}"))
     dvc = Path(sys.executable).with_name("dvc")
     for source, target in (
         (here.samples, paths.samples), (here.oof, paths.oof), (here.metrics, paths.metrics),
     ):  # fmt: skip
         target.parent.mkdir(parents=True, exist_ok=True)
-        _output(str(dvc), "get", ".", str(source), "--rev", revision, "-o", str(target))
+        _output(str(dvc), "get", ".", str(source), "--rev", commit, "-o", str(target))
     return Side.open(name, scratch / recipe_file(recipe), paths)
+
+
+def _commit(revision: str) -> str:
+    """The commit of a revision of git, or of an experiment of DVC, which git finds by no name."""
+    listed = _output("git", "for-each-ref", "--format=%(objectname) %(refname)").decode()
+    refs = [line.partition(" ")[::2] for line in listed.splitlines()]
+    for commit, ref in refs:
+        if ref.startswith("refs/exps/") and ref.rpartition("/")[2] == revision:
+            return commit
+    return _output("git", "rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
 
 
 def _output(*command: str) -> bytes:
@@ -271,10 +282,7 @@ def _flat(content: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _page(match: Match, table: pd.DataFrame) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = pages.environment(Path(__file__).parent)
     environment.filters["signed"] = lambda value: f"{value:+.6f}".replace("-", "\N{MINUS SIGN}")
     more = table["b_dice"] - table["a_dice"]
     by_group = count_wins(table, "group")
@@ -330,5 +338,4 @@ def _tinted(image: UInt8, either: UInt8) -> UInt8:
 
 
 def _jpeg(image: UInt8) -> str:
-    data = base64.b64encode(pictures.encode_jpeg(image, _QUALITY)).decode()
-    return f"data:image/jpeg;base64,{data}"
+    return pages.data_uri(pictures.encode_jpeg(image, _QUALITY), "jpeg")

@@ -7,14 +7,12 @@ image have to stay aligned, and the object recognizable. Sizes and shares of cla
 them. It needs the split, and no network.
 """
 
-import base64
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
-import jinja2
 import numpy as np
 
 from pipeline.augmentation import Augmentation
@@ -24,7 +22,7 @@ from pipeline.data.images import read_image, read_mask, resize_image, soft_targe
 from pipeline.data.samples import Sample
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
-from pipeline.support import files
+from pipeline.support import files, pages
 from pipeline.support.arrays import UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.pictures import CLASS_COLORS, encode_jpeg, tint
@@ -87,18 +85,11 @@ def _picture(image: UInt8, classes: UInt8) -> str:
         size = (_WIDTH, max(1, round(height * _WIDTH / width)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         classes = cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
-    data = encode_jpeg(tint(image, classes, CLASS_COLORS), _QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    return pages.data_uri(encode_jpeg(tint(image, classes, CLASS_COLORS), _QUALITY), "jpeg")
 
 
 def _render(recipe: Recipe, paths: Paths, rows: Sequence[Sample], seen: Sequence[Seen]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment(Path(__file__).parent)
     shares = np.array([row.foreground for row in rows])
     sizes = collections.Counter(row.size for row in rows).most_common()
     labels = rows[0].labels

@@ -4,7 +4,6 @@ They are drawn from kept levels by the decision of the tune stage, so the score 
 that of the mask. No network runs.
 """
 
-import base64
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from pipeline.levels import scale
 from pipeline.levels.kept import Image
 from pipeline.paths import Paths
 from pipeline.report.results import Results
-from pipeline.support import concurrency
+from pipeline.support import concurrency, pages
 from pipeline.support.arrays import UInt8
 from pipeline.support.pictures import Layers, draw_class_layers, draw_layers, encode_jpeg
 
@@ -124,7 +123,7 @@ def _card(
         whole, window = draw_class_layers(image, scale.decide(levels, row.size), truth)
     else:
         whole, window = draw_layers(image, decision.mask(levels, row.size), truth > 0)
-    thumb = data_uri(_thumb(image), "jpeg")
+    thumb = pages.data_uri(_thumb(image), "jpeg")
     return Card(row.sample_id, kind, values, thumb, _embedded(whole), _embedded(window))
 
 
@@ -138,11 +137,6 @@ def _thumb(image: UInt8) -> bytes:
 
 def _embedded(layers: Layers) -> dict[str, str]:
     return {
-        name: data_uri(data, "webp" if name == "photograph" else "png")
+        name: pages.data_uri(data, "webp" if name == "photograph" else "png")
         for name, data in dataclasses.asdict(layers).items()
     }
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """A picture's bytes as the address of itself."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

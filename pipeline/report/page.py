@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.paths import LEDGER
-from pipeline.report import charts, gallery
+from pipeline.report import charts
 from pipeline.report.gallery import Card
 from pipeline.report.results import Results
 from pipeline.report.sanity import Finding, ViewShare
-from pipeline.support import workspace
+from pipeline.support import pages, workspace
 from pipeline.support.pictures import CLASS_COLORS
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -58,16 +57,10 @@ def render(results: Results, cards: Sequence[Card], submission: Submission | Non
     Text is escaped; charts (SVG of our own making) are not. A value that the template does not
     get is an error.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment(_TEMPLATES)
     environment.filters["score"] = lambda value: f"{value:.5f}"
     environment.filters["signed"] = _signed
-    environment.filters["jpeg"] = lambda data: gallery.data_uri(data, "jpeg")
+    environment.filters["jpeg"] = lambda data: pages.data_uri(data, "jpeg")
     return environment.get_template("report.html").render(
         recipe=results.recipe,
         several=results.several_classes,
