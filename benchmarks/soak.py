@@ -1,35 +1,45 @@
 """Predict and encode a test set of the competition's size: is memory bounded, is the file right?
 
     python benchmarks/soak.py --raw data/carvana/raw --names sample_submission.csv.zip \
-        --folder /tmp/soak
+        --folder /tmp/soak [--host]
 
-`--raw` holds Carvana's archives (a part of them will do), `--names` is the official sample
-submission with its 100,064 names. An archive with all of them is written to `--folder` (about
-10 GB), the real test images again and again, stored as they are. Then the stages split, train
-(a small network at 128x128, one epoch: real-looking masks are what matters), predict and encode run
-as users run them, and the memory of every process of the last two is read once a second. At
-last encode runs again for another threshold: that is what a changed decision costs.
+`--raw` holds Carvana's archives (a part of them will do), `--names` is a sample submission, the
+official one of 100,064 names or any other. An archive with all of them is written to `--folder`
+(about 10 GB), the real test images again and again, stored as they are. Then the stages split,
+train (a small network at 128x128, one epoch: real-looking masks are what matters), predict and
+encode run as users run them. `--host` leaves the network out: in the place of train and predict,
+images are decoded for a network of 1024x1024 and levels of real masks are kept, which is all that
+the host does in predict, and what encode then has to do is as much as with a real network.
+
+Memory of every process of a stage is read once a second, and the CPU time of all is counted. What
+encode takes is what another threshold costs: nothing else runs again.
 """
 
 import argparse
 import itertools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import yaml
+from predict_host import real_maps
 
 from pipeline.data import rows as mask_rows
-from pipeline.data.archives import base_name
+from pipeline.data.archives import Archives, base_name
+from pipeline.data.decoding import decode_batches
 from pipeline.data.samples import read, test
 from pipeline.evaluation.decision import Decision
+from pipeline.levels import kept, scale
 from pipeline.masks import submission
+from pipeline.support import hardware
 
 ROOT = Path(__file__).parent.parent
 PLACES = (
@@ -37,30 +47,57 @@ PLACES = (
     "submission=out", "logs=logs",
 )  # fmt: skip
 BATCH = 16
+SIZE, MASKS = (1024, 1024), 64  # of levels where no network runs; different masks, 64 MB
+# When there was one stage for both, without kept levels (RESULTS.md, 2026-11-21).
+ONE_STAGE = "7.1 to 7.8 ms of CPU an image without a network; every threshold anew"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--raw", type=Path, required=True, help="folder of Carvana's archives")
-    parser.add_argument("--names", type=Path, required=True, help="sample_submission.csv.zip")
+    parser.add_argument("--raw", type=Path, help="folder of Carvana's archives")
+    parser.add_argument("--names", type=Path, help="sample_submission.csv.zip")
     parser.add_argument("--folder", type=Path, required=True, help="for 11 GB, emptied at the end")
     parser.add_argument("--count", type=int, help="only the first so many names")
+    parser.add_argument("--host", action="store_true", help="no network: the host's part alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     args = parser.parse_args()
     folder = args.folder.resolve()
+    if args.raw is None:  # started by itself, see below
+        host_part(folder)
+        return
     timed("archive", lambda: build(args.raw.resolve(), args.names, folder / "raw", args.count))
     write_settings(folder)
     timed("split", lambda: stage(folder, "split"))
-    timed("train", lambda: stage(folder, "train", "--fold", "0"))
-    watched(folder, "predict")
-    size = sum(path.stat().st_size for path in (folder / "kept").iterdir()) / 1e9
-    print(f"kept: {size:.2f} GB")
-    watched(folder, "encode")
+    images = len(test(read(folder / "samples.csv")))
+    if args.host:
+        alone = [sys.executable, __file__, "--folder", str(folder)]
+        watched(folder, "predict without its network", alone, images)
+    else:
+        timed("train", lambda: stage(folder, "train", "--fold", "0"))
+        watched(folder, "predict", command("predict"), images)
+    size = sum(path.stat().st_size for path in (folder / "kept").iterdir())
+    print(f"kept: {size / 1e9:.2f} GB, {size / images / 1e3:.1f} kB an image")
+    watched(folder, "encode", command("encode"), images)
     check(folder)
-    decide(folder, 140)
-    watched(folder, "encode")
+    print(f"one stage: {ONE_STAGE}")
     if not args.keep:
         shutil.rmtree(folder)
+
+
+def host_part(folder: Path) -> None:
+    """What predict does beside the network: decode, resize, compress, keep."""
+    hardware.reuse_freed_memory()
+    archives, rows = Archives(folder / "raw"), test(read(folder / "samples.csv"))
+    levels = [scale.of(one) for one in real_maps(archives, MASKS)]
+
+    def images() -> Iterator[kept.Image]:
+        found = itertools.cycle(levels)
+        for batch in decode_batches(rows, archives, SIZE, "linear", BATCH, 1, False):
+            assert not np.any(batch.errors), batch.errors
+            for row in batch.rows:
+                yield kept.Image.of(row.sample_id, next(found), 0.0, "")
+
+    kept.write(folder / "kept", "soak", images(), len(rows))
 
 
 def timed(what: str, work) -> None:
@@ -126,16 +163,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def watched(folder: Path, name: str) -> None:
-    """Run a stage, and tell its memory over time."""
-    start = time.monotonic()
+def watched(folder: Path, name: str, line: Sequence[str], images: int) -> None:
+    """Run a stage, and tell what it took."""
+    start, before = time.monotonic(), cpu_seconds()
     with (folder / "printed.txt").open("w") as printed:
-        process = subprocess.Popen(command(name), cwd=folder, env=environment(), stderr=printed)
+        process = subprocess.Popen(line, cwd=folder, env=environment(), stderr=printed)
         samples = list(watch(process))
     seconds = time.monotonic() - start
     assert process.returncode == 0, (folder / "printed.txt").read_text()[-2000:]
-    figures = {"predict": "prediction", "encode": "submission"}[name]
-    report(name, samples, seconds, json.loads((folder / f"eval/{figures}.json").read_text()))
+    cpu = 1e3 * (cpu_seconds() - before) / images
+    print(f"{name}: {images:,} images in {seconds:.0f} s, {cpu:.2f} ms of CPU an image, with start")
+    report(samples, seconds)
+
+
+def cpu_seconds() -> float:
+    """Of all processes that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def check(folder: Path) -> None:
@@ -175,19 +219,15 @@ def resident(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def report(
-    name: str, samples: list[tuple[float, list[float]]], seconds: float, figures: dict
-) -> None:
+def report(samples: list[tuple[float, list[float]]], seconds: float) -> None:
     """Memory is compared at a fifth of the time and at the end: by then all has been used once."""
     early = next(memory for when, memory in samples if when >= seconds / 5)
-    late, rows = samples[-1][1], figures["images"]
+    late = samples[-1][1]
     most = max(memory[0] for _, memory in samples)
-    print(f"{name}: {rows:,} images in {seconds:.0f} s, {rows / seconds:.0f} a second")
     print(f"resident after a fifth: {early[0]:.0f} MB; at the end: {late[0]:.0f} MB")
     print(f"ratio: {late[0] / early[0]:.3f}; the most at any second: {most:.0f} MB")
     step = max(1, len(samples) // 10)
     print("s, MB:", *(f"{when:.0f}: {memory[0]:.0f}" for when, memory in samples[::step]))
-    print(f"figures: {json.dumps(figures)}", flush=True)
 
 
 if __name__ == "__main__":
