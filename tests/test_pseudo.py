@@ -164,9 +164,9 @@ def test_the_recipe_must_be_another_one_that_is_there(project: Path) -> None:
 
 
 def test_extra_rows_come_once_each_before_any_comes_again() -> None:
-    batches = Shuffle(10, 4, 1, 1, 0, 1, None, Extra(7, 5))
+    batches = Shuffle(10, 4, 1, 1, 0, 1, extra=Extra(7, 5))
     assert len(batches) == 3 and batches.steps == 3, "15 draws in batches of 4"
-    plain = Shuffle(10, 5, 1, 1, 0, 1, None, Extra(7, 5))
+    plain = Shuffle(10, 5, 1, 1, 0, 1, extra=Extra(7, 5))
     drawn = []
     for plain.epoch in range(7):
         indices = [index for batch in plain for index, _ in batch]

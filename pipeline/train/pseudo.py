@@ -27,12 +27,12 @@ from pipeline.networks import model
 from pipeline.networks.predictor import Predictor
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Recipe, Resize
 from pipeline.support import concurrency, distributed, fingerprint, hardware
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 from pipeline.train import checkpoint
-from pipeline.train.data import Extra, Images, Resize
+from pipeline.train.data import Extra, Images
 
 
 @dataclasses.dataclass(frozen=True)
