@@ -49,6 +49,12 @@ def validate(args: argparse.Namespace) -> None:
     _verb("validate").run(recipe, _paths(args), _fold(args, recipe), args.masks)
 
 
+def folds(args: argparse.Namespace) -> None:
+    """Train and validate several folds at once, each on its own GPU or its share of the cores."""
+    recipe = _trained(args)
+    _verb("folds").run(recipe, Paths.of(args.recipe), _folds(args, recipe), args.jobs)
+
+
 def tune(args: argparse.Namespace) -> None:
     """Choose the threshold on all out-of-fold predictions."""
     recipe = _recipe(args)
@@ -244,6 +250,14 @@ def _parser() -> argparse.ArgumentParser:
         )
     one.add_argument(
         "--show", nargs="+", default=[], metavar="NAME", help="test images to put on the page, too"
+    )
+    one = _add(verbs, folds, "none")  # no --at: DVC knows of the usual places alone
+    one.add_argument("recipe", type=_recipe_name, help="name of a recipe")
+    one.add_argument(
+        "--jobs", type=int, metavar="N", help="folds at once; one a GPU, or one, unless given"
+    )
+    one.add_argument(
+        "--fold", type=int, nargs="+", metavar="K", help="instead of the folds in params.yaml"
     )
     one = _add(verbs, submit, "optional")
     one.add_argument("-m", "--message", help="what to remember this submission by")

@@ -38,6 +38,13 @@ from pipeline.support import files, table
 
 BIN = Path(sys.executable).parent
 TRAINING = (ROOT / "docs/training.md").read_text()
+ENTRY = f"{sys.executable} -m pipeline"
+SBATCH = """
+export SLURM_JOB_NAME=tiny SLURM_JOB_ID=1 SLURM_NTASKS=1
+export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+SLURM_ARRAY_TASK_ID=0 bash $1 & first=$!
+SLURM_ARRAY_TASK_ID=1 bash $1 && wait $first
+"""
 STAGES = ("download", "split", "train", "validate", "tune", "predict", "encode", "report")
 
 
@@ -208,18 +215,23 @@ def test_metrics_and_plots_are_known_to_dvc(finished: Project) -> None:
     assert "fold0-overlays" in plots.stdout
 
 
-def test_folds_train_at_once_as_the_docs_say(finished: Project) -> None:
-    line = next(line for line in TRAINING.splitlines() if "--wait-for-lock" in line)
-    parallel = line.replace("carvana", "tiny").rpartition(" && ")[0]
+def test_folds_train_at_once_as_tasks_of_a_cluster(finished: Project) -> None:
+    """The docs' script, started as `sbatch` starts an array of it."""
+    script = TRAINING.split("```bash\n")[1].split("```")[0].replace("carvana", "tiny")
+    assert "#SBATCH --job-name=tiny --array=0-4" in script
+    (finished.folder / ".venv/bin").mkdir(parents=True)
+    (finished.folder / ".venv/bin/activate").write_text(f'pipeline() {{ {ENTRY} "$@"; }}\n')
+    (finished.folder / "folds.sh").write_text(script.replace("exec ", ""))
+    (finished.folder / "sbatch").write_text(SBATCH)
     finished.epochs(2)
     finished.change("tiny", "runtime", cache="disk")
-    done = finished.run("sh", "-c", parallel)
+    done = finished.run("sh", "sbatch", "folds.sh")
     assert done.returncode == 0, done.stdout + done.stderr
     for fold in (0, 1):
         history = finished.folder / f"runs/tiny/fold{fold}/history.csv"
         assert len(history.read_text().splitlines()) == 3
     # Both are recorded: whatever is left to do comes after them.
-    assert finished.repro("--dry", "train") == []
+    assert finished.repro("--dry", "train", "validate") == []
     caches = list((finished.folder / "work/tiny").glob("cache-*"))
     assert len(caches) == 1, "one for both folds"
     shutil.rmtree(finished.folder / "work/tiny")

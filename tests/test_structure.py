@@ -19,6 +19,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OF_BLENDS = {f"{stage}-blend": stage for stage in ("tune", "encode", "report")}
 VERBS = {
     *CODE,
+    "folds",
     "submit",
     "score",
     "cutout",
