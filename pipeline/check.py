@@ -182,6 +182,7 @@ def _room(recipe: Recipe, paths: Paths) -> str:
     if cache == "disk" and not list(paths.work.glob("cache-*")):
         files.check_space(Path("."), needed, f"runtime.cache: disk, of {len(rows)} images,")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed *= recipe.runtime.devices if cache == "ram" else 1  # each process has its own
     if cache == "ram" and needed > memory:
         raise UserError(
             f"runtime.cache: found ram, which takes {needed / 1e9:.1f} GB for {len(rows)} images; "

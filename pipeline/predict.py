@@ -26,7 +26,7 @@ from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.support import files, fingerprint, hardware
 from pipeline.support.concurrency import ordered, read_ahead
-from pipeline.support.distributed import decide_in_first, wait_for_all
+from pipeline.support.distributed import decide_in_first, leave, wait_for_all
 from pipeline.support.errors import UserError
 from pipeline.support.progress import Timers
 
@@ -51,6 +51,7 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
             kept.write(paths.kept, "", iter([]), 0)
             files.write_text(paths.prediction, json.dumps({"images": 0}) + "\n")
             print(f"{paths.kept}: the data set has no test images, so there is nothing to keep")
+    leave()
 
 
 def _check_one_class(rows: Sequence[Sample], where: Path) -> None:

@@ -60,8 +60,10 @@ def test_workers_are_as_many_as_asked_and_no_more_than_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    cpu = SimpleNamespace(world_size=1, device=torch.device("cpu"))
-    gpus = SimpleNamespace(world_size=4, device=torch.device("cuda"))
+    monkeypatch.setenv("WORLD_SIZE", "8")  # as Fabric leaves it: of two machines, here
+    cpu = SimpleNamespace(strategy=SimpleNamespace(), device=torch.device("cpu"))
+    four = SimpleNamespace(num_processes=4)
+    gpus = SimpleNamespace(strategy=four, world_size=8, device=torch.device("cuda"))
     assert [hardware.workers(asked, cpu) for asked in (0, 3, 99, "auto")] == [0, 3, 16, 4]
     assert [hardware.workers(asked, gpus) for asked in (0, 3, 99, "auto")] == [0, 3, 4, 3]
 

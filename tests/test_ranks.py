@@ -11,14 +11,19 @@ import types
 from pathlib import Path
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from conftest import ROOT
-from training import Place, convolutions, load, run, run_as, small_recipe
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from training import Place, convolutions, failing, in_place, load, run, run_as, small_recipe
 
 from pipeline.data.archives import Archives
 from pipeline.networks import model
-from pipeline.support import distributed
+from pipeline.support import distributed, hardware
 from pipeline.support.errors import UserError
+from pipeline.train.checkpoint import Checkpointer, Progress
+
+ENDED = "error: another process of this run has ended"
 
 
 def free_port() -> int:
@@ -27,7 +32,8 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["eager", failing], ids=["compiled", "not compiled"])
+def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path, backend: object) -> None:
     """The same batches, half of each in either: weights, losses and scores agree."""
     recipe = small_recipe(epochs=2, gradient={"accumulate": 2, "clip": 1.0})
     alone = load(tmp_path, recipe)
@@ -36,12 +42,13 @@ def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path) -> None:
     one, history = run(archives, alone, tmp_path / "one.pt", network=network)
     archives.close()
 
-    recipe["runtime"]["devices"] = 2
+    recipe["runtime"] |= {"devices": 2, "compile": True}
     both, context = load(tmp_path, recipe), multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.train.stage"])
     port = free_port()
     started = [
-        context.Process(target=run_as, args=(rank, port, raw, both, tmp_path)) for rank in (0, 1)
+        context.Process(target=run_as, args=(rank, port, raw, both, tmp_path, backend))
+        for rank in (0, 1)
     ]
     for process in started:
         process.start()
@@ -88,8 +95,85 @@ def test_a_killed_peer_ends_the_run_in_one_line_and_keeps_what_was_saved(
         said = first.communicate(timeout=120)[1]
     assert first.returncode == 1 and "Traceback" not in said, said
     last = said.replace("\r", "\n").strip().splitlines()[-1]
-    assert last.startswith("error: another process of this run has ended"), said
+    assert last.startswith(ENDED), said
     assert list(place.work.glob("*/*/last.pt"))
+
+
+def end_early(folder: Path, arguments: list[str], kill: bool) -> None:
+    """The stage as a process of torchrun; with `kill` the last one is gone at its third save."""
+    rank = os.environ["RANK"]
+    if kill and rank == "3":
+        save, left = Checkpointer.save, iter(range(3))
+
+        def save_or_die(self: Checkpointer, progress: Progress) -> None:
+            save(self, progress) if next(left) < 2 else os.kill(os.getpid(), signal.SIGKILL)
+
+        Checkpointer.save = save_or_die  # type: ignore[method-assign]
+    in_place(folder, arguments, folder / f"said-{rank}.txt", {})
+    print(f"seed {torch.initial_seed()}", flush=True)
+
+
+def torchrun(node: int, port: int, *arguments: object) -> None:
+    """What the command `torchrun` does on one of two machines with two processes each."""
+    config = LaunchConfig(
+        min_nodes=2, max_nodes=2, nproc_per_node=2, max_restarts=0, run_id="test",
+        rdzv_backend="static", rdzv_endpoint=f"127.0.0.1:{port}",
+        rdzv_configs={"rank": node, "timeout": 120}, start_method="forkserver",
+    )  # fmt: skip
+    elastic_launch(config, end_early)(*arguments)
+
+
+def test_of_two_machines_with_two_processes_each_one_process_is_killed(
+    raw: Path, tmp_path: Path
+) -> None:
+    """All others end, each with one line; the same command again goes on to the end."""
+    runtime = {"devices": 2, "nodes": 2, "checkpoint_seconds": 0}
+    recipe = small_recipe(runtime, epochs=5, batch_size=4, validation={"every": 5})
+    place = Place(tmp_path, raw, recipe)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.train.stage"])
+    for kill in (True, False):
+        port, arguments = free_port(), (tmp_path, place.arguments(0), kill)
+        nodes = [context.Process(target=torchrun, args=(n, port, *arguments)) for n in (0, 1)]
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.join(timeout=240)
+        said = [(tmp_path / f"said-{rank}.txt").read_text() for rank in range(4)]
+        assert "Traceback" not in "".join(said), said
+        assert [node.exitcode for node in nodes] == [1, 1] if kill else [0, 0], said
+        if kill:
+            assert list(place.work.glob("*/*/last.pt")) and not place.runs.exists()
+            for text in said[:3]:
+                assert text.replace("\r", "\n").strip().splitlines()[-1].startswith(ENDED), said
+    assert "going on after epoch 2 from" in said[0] and "4 processes" in said[0]
+    assert len(place.history()) == 5 and place.weights()
+    seeds = {text.split("seed ")[-1] for text in said}
+    assert len(seeds) == 4, "dropout differs from process to process"
+
+
+def test_parameters_that_no_output_needs_are_not_waited_for(tmp_path: Path) -> None:
+    """A PSPNet uses some of its encoder's stages; DDP would wait for the gradients of all."""
+    settings = load(tmp_path, small_recipe(size=[64, 64])).train
+    made = smp.create_model("PSPNet", "resnet18", encoder_weights=None)
+    segmenter = model.Segmenter(made, model.describe(settings, 0))
+    before = model.parameters(segmenter)
+    model.freeze_unused(segmenter)
+    used = {name for name, one in segmenter.named_parameters() if one.requires_grad}
+    assert model.parameters(segmenter) < before
+    assert not [name for name in used if "layer3" in name or "layer4" in name]
+    assert [name for name in used if "layer2" in name]
+    segmenter(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).sum().backward()
+    assert {name for name, one in segmenter.named_parameters() if one.grad is not None} == used
+
+
+def test_torchrun_must_start_as_many_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process each would train the same fold four times, all into one place."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert hardware.check("cpu", "32-true", 2, 2) == "cpu"
+    with pytest.raises(UserError, match="torchrun has started 4 processes, expected 1 x 1"):
+        hardware.check("cpu", "32-true", 1, 1)
 
 
 def test_what_two_processes_cannot_do_is_refused() -> None:

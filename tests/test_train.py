@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import by_group
-from training import convolutions, load, run, small_recipe
+from training import convolutions, failing, load, run, small_recipe
 
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
@@ -253,10 +253,6 @@ def test_hardware_that_is_not_there_is_named(accelerator: str, precision: str, s
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=said):
         hardware.launch(accelerator, precision, 0, 1, 1)  # type: ignore[arg-type]
-
-
-def failing(graph: object, inputs: object) -> object:
-    raise RuntimeError("no such kernel")
 
 
 @pytest.mark.parametrize("backend", ["eager", failing], ids=["compiles", "does not"])

@@ -94,8 +94,17 @@ def run(
         return stage.train(network, job)
 
 
-def run_as(process: int, port: int, raw: Path, recipe: Recipe, folder: Path) -> None:
+def failing(graph: object, inputs: object) -> object:
+    """What `torch.compile` takes for a compiler, and is none."""
+    raise RuntimeError("no such kernel")
+
+
+def run_as(
+    process: int, port: int, raw: Path, recipe: Recipe, folder: Path, backend: Any = None
+) -> None:
     """Train the convolutions as one of two processes that torchrun starts; the first writes."""
+    compile_ = torch.compile
+    torch.compile = lambda net, **_: compile_(net, backend=backend)  # type: ignore[assignment]
     os.environ |= {
         "TORCHELASTIC_RUN_ID": "test", "RANK": str(process), "LOCAL_RANK": str(process),
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
@@ -130,7 +139,7 @@ class Place:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pipeline.train.stage"])
         process = context.Process(
-            target=_main,
+            target=in_place,
             args=(self.folder, self.arguments(fold), self.said, environment),
         )
         process.start()
@@ -165,7 +174,8 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(one[name], other[name]), name
 
 
-def _main(folder: Path, arguments: list[str], said: Path, environment: dict[str, str]) -> None:
+def in_place(folder: Path, arguments: list[str], said: Path, environment: dict[str, str]) -> None:
+    """Run the pipeline as a command in `folder`; what it prints goes to the end of `said`."""
     os.environ |= environment
     os.chdir(folder)
     with said.open("a") as stream:

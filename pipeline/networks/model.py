@@ -1,5 +1,6 @@
 """The network, and checkpoints that describe themselves."""
 
+import copy
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
@@ -173,8 +174,9 @@ def try_batches(settings: Train, devices: int) -> Segmenter:
         devices: that share each batch.
 
     Raises:
-        UserError: as `for_training`, or a layer's output has 2³¹ numbers or more: CUDA kernels
-            that count in 32 bits (such as upsampling, backward) fail with words of their own.
+        UserError: as `for_training`, the devices cannot share a batch equally, or a layer's
+            output has 2³¹ numbers or more: CUDA kernels that count in 32 bits (such as
+            upsampling, backward) fail with words of their own.
     """
     numbers: list[int] = []
 
@@ -185,8 +187,13 @@ def try_batches(settings: Train, devices: int) -> Segmenter:
         network = for_training(settings, 0, "none").train()
         hooks = [layer.register_forward_hook(note) for layer in network.modules()]
         for phase in settings.phases:
+            if phase.batch_size % devices:
+                raise UserError(
+                    f"train.phases: found batch_size {phase.batch_size} for {devices} processes, "
+                    f"expected a multiple; change it, or runtime.devices"
+                )
             numbers.clear()
-            share = -(-phase.batch_size // devices)
+            share = phase.batch_size // devices
             network(torch.empty(share, *phase.size, 3, dtype=torch.uint8))
             if (most := max(numbers)) >= 2**31:
                 fits = share * (2**31 - 1) // most
@@ -199,6 +206,19 @@ def try_batches(settings: Train, devices: int) -> Segmenter:
     for hook in hooks:
         hook.remove()
     return network
+
+
+def freeze_unused(network: Segmenter) -> None:
+    """Exclude from training the parameters that the output does not depend on.
+
+    An encoder that is used to a lesser depth has such. They get no gradient, so nothing changes
+    but that DDP does not wait for theirs, which it calls an error in the second step.
+    """
+    tried = copy.deepcopy(network).to("meta").train()
+    images = torch.empty(2, *network.description.size, 3, dtype=torch.uint8, device="meta")
+    tried(images).sum().backward()
+    for ours, theirs in zip(network.parameters(), tried.parameters(), strict=True):
+        ours.requires_grad_(theirs.grad is not None)
 
 
 def _of_library(

@@ -33,8 +33,16 @@ def check(accelerator: str, precision: Precision, devices: int, nodes: int) -> s
     """What computes, `cpu` or `cuda`; for the arguments see `launch`.
 
     Raises:
-        UserError: more GPUs are asked for than there are, or float16 on a CPU.
+        UserError: more GPUs are asked for than there are, float16 on a CPU, or torchrun has started
+            another number of processes.
     """
+    started = os.environ["WORLD_SIZE"] if "TORCHELASTIC_RUN_ID" in os.environ else devices * nodes
+    if int(started) != devices * nodes:
+        raise UserError(
+            f"torchrun has started {started} processes, expected {nodes} x {devices} "
+            f"(runtime.nodes x runtime.devices; validate takes one process); change torchrun's "
+            f"--nnodes and --nproc-per-node, or the recipe"
+        )
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cuda" and not torch.cuda.is_available():
@@ -71,7 +79,8 @@ def launch(
         accelerator: `auto` (a GPU if there is one), `cpu` or `cuda`.
         precision: `auto` takes bfloat16 where the hardware has instructions for it, else float16
             on a GPU and float32 on a CPU; `measure_precision` finds out what a CPU is good at.
-        threads: of torch on the CPU, in each process; 0 leaves the choice to torch.
+        threads: of torch on the CPU, in each process, and no more than its cores; 0 leaves the
+            choice to torch.
         devices: GPUs, or processes on the CPU, on each machine.
         nodes: machines; several are started by torchrun or SLURM, which say which is which.
 
@@ -93,7 +102,7 @@ def launch(
     fabric.launch()
     distributed.end_with_first()
     if threads:  # after launch, which sets it too where there are several processes
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
     return fabric
 
 
@@ -230,8 +239,7 @@ def workers(asked: int | Literal["auto"], fabric: Fabric) -> int:
 
     `auto` takes all of them but one where a GPU computes, and a quarter where the cores do.
     """
-    machines = int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    here = max(1, fabric.world_size // max(1, machines))
+    here = getattr(fabric.strategy, "num_processes", 1)  # those of this machine, if several
     cores = max(1, len(os.sched_getaffinity(0)) // here)
     if asked != "auto":
         return min(asked, cores)

@@ -268,7 +268,8 @@ def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> 
             f"it is trained without, which is slower",
             flush=True,
         )
-        wrapped, compiled = fabric.setup_module(network), False
+        # Not set up once more: DDP would then hang on the parameters twice.
+        wrapped._forward_module, compiled = wrapped._forward_module._orig_mod, False
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -388,8 +389,12 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     # What the others have chosen counts as chosen by this training.
     told = ", ".join(filter(None, dict.fromkeys(choices)))
     network.description = dataclasses.replace(network.description, choices=told)
+    if fabric.world_size > 1:
+        model.freeze_unused(network)
     if settings.sync_batchnorm:
         distributed.synchronize_batchnorm(fabric, network)
+    if fabric.global_rank:  # else dropout would drop the same in every process
+        torch.manual_seed(settings.seed + fabric.global_rank)
     fabric.print(
         f"fold {fold}: {len(training)} images to train on, {len(held_out)} held out; "
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
