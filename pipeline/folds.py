@@ -28,6 +28,7 @@ from pipeline.support.errors import UserError, say
 from pipeline.support.interrupt import Stop, note_signals
 
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+_ADVICE = ("To track the", "git add", "To enable auto", "dvc config", "Use `dvc push`")  # DVC's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,7 @@ class _Run:
             self._running.append(child)
             assert child.stdout is not None
             for line in child.stdout:  # a bar's are as good as lines: text mode ends them at \r
-                if not (line := line.strip()):
+                if not (line := line.strip()) or line.startswith(_ADVICE):
                     continue
                 self._lines.show(fold, line)
                 if not _is_bar(line):
@@ -227,8 +228,11 @@ class _Lines:
     def __init__(self, folds: Sequence[int]) -> None:
         self._bars = {}
         if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1  # tqdm takes an unknown one for none
             self._bars = {
-                fold: tqdm(position=place, bar_format="{desc}", desc=f"fold {fold}: waits")
+                fold: tqdm(
+                    position=place, bar_format="{desc}", desc=f"fold {fold}: waits", ncols=width
+                )
                 for place, fold in enumerate(folds)
             }
 
@@ -236,8 +240,7 @@ class _Lines:
         """Show what a fold is at."""
         text = f"fold {fold}: {text.removeprefix(f'fold {fold}: ')}"
         if self._bars:
-            width = shutil.get_terminal_size().columns - 1
-            self._bars[fold].set_description_str(text[:width])
+            self._bars[fold].set_description_str(text)
         elif not _is_bar(text):
             say(text)
 

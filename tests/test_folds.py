@@ -1,6 +1,8 @@
 """`pipeline folds`: DVC runs and records each fold; here its stages are lines of shell."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +51,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe["split"]["folds"] = 3
     recipe["runtime"]["accelerator"] = "auto"
     write_yaml(tmp_path / "recipes/tiny.yaml", recipe)
-    write_yaml(tmp_path / "params.yaml", {"recipes": ["tiny"], "folds": [0, 1, 2]})
+    write_yaml(tmp_path / "params.yaml", {"recipes": ["tiny"], "blends": [], "folds": [0, 1, 2]})
     (tmp_path / "train.sh").write_text(TRAIN)
     (tmp_path / "dvc.yaml").write_text(STAGES)
     (tmp_path / ".dvc").mkdir()
@@ -110,6 +112,25 @@ def test_ctrl_c_stops_all_and_begins_no_other(project: Path) -> None:
     assert not list((project / "work/tiny").iterdir())
 
 
+def test_a_terminal_has_one_line_a_fold_and_errors_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "30")
+    with folds._Lines([3, 4]) as lines:
+        lines.show(4, "epoch 1/2:  50%|#####     | 2/4 [00:01<00:01]")
+        lines.say("error: fold 3: data.zip: no such file")
+        lines.show(4, "fold 4: done, in 2 s")
+    seen = [text.strip() for text in re.split(r"[\r\n]|\x1b\[A", terminal.getvalue())]
+    assert "fold 3: waits" in seen and "error: fold 3: data.zip: no such file" in seen
+    assert [text for text in seen if text.startswith("fold 4: ")][-1] == "fold 4: done, in 2 s"
+    assert max(len(text) for text in seen if text.startswith("fold 4: e")) < 30
+
+
 def test_each_job_has_its_own_gpus_and_cores(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,9 +152,9 @@ def test_each_job_has_its_own_gpus_and_cores(
 
 
 def test_what_dvc_does_not_know_is_refused(project: Path) -> None:
-    write_yaml(project / "params.yaml", {"recipes": ["other"], "folds": [0]})
+    write_yaml(project / "params.yaml", {"recipes": ["other"], "blends": [], "folds": [0]})
     done = run_verb("folds", "tiny", at=project)
     assert done.returncode == 1 and "expected tiny among them" in done.stderr
-    write_yaml(project / "params.yaml", {"recipes": ["tiny"], "folds": [0]})
+    write_yaml(project / "params.yaml", {"recipes": ["tiny"], "blends": [], "folds": [0]})
     done = run_verb("folds", "tiny", "--fold", "2", at=project)
     assert done.returncode == 1 and "--fold: found 2, expected one that params" in done.stderr
