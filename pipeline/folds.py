@@ -6,6 +6,7 @@ deals the folds out. (joblib ends all at the first error, submitit starts all at
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -167,7 +168,8 @@ class _Run:
         """Interrupt all that run, each with what it has started, but for those `told` before."""
         new = {one.pid for one in self._running if one.poll() is None} - told
         for leader in new:
-            os.killpg(leader, signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(leader, signal.SIGINT)
         return new
 
     def _one(self, fold: int) -> bool:
