@@ -147,7 +147,8 @@ class Cutter:
         fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
         if runtime.deterministic:
             hardware.make_deterministic()
-        predictor = Predictor.of(models, recipe.validate_.tta, fabric, batch_size=1, workers=0)
+        # Few photos: compiling would take longer than all of them.
+        predictor = Predictor.of(models, recipe.validate_.tta, fabric, 1, 0, compiled=False)
         return cls(predictor, decision)
 
     def cut(self, image: UInt8, name: str) -> Mask:

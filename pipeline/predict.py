@@ -80,9 +80,10 @@ def _run(
         stack.enter_context(files.only_process(paths.work / "predict"))
         files.check_writable(paths.kept.parent)  # now, and not after all images
         files.check_writable(paths.prediction.parent)
+        compiled = " compiled" if runtime.compile and fabric.device.type == "cuda" else ""
         key = fingerprint.key(
             "predict",
-            f"{tta} {runtime.batch_size} {size} {hardware.arithmetic(fabric)}",
+            f"{tta} {runtime.batch_size} {size} {hardware.arithmetic(fabric)}{compiled}",
             [paths.samples, *(paths.model(fold) for fold in folds)],
             paths.raw,
         )
@@ -95,8 +96,10 @@ def _run(
     if fabric.is_global_zero and len(missing) < len(chunks):
         print(f"going on with {len(missing)} of {len(chunks)} chunks in {chunks.folder}")
     mine = missing[fabric.global_rank :: fabric.world_size]
-    some, workers, timers = chunks.rows(mine), hardware.workers(runtime.workers, fabric), Timers()
-    predictor = Predictor.of(models, tta, fabric, runtime.batch_size, workers)
+    some, workers = chunks.rows(mine), hardware.workers(runtime.workers, fabric)
+    compiled = runtime.compile and bool(mine)
+    predictor = Predictor.of(models, tta, fabric, runtime.batch_size, workers, compiled)
+    timers = Timers()  # compiling is no speed
     predictions = predictor.predict(some, Archives(paths.raw), timers)
     # As many predictions as two batches wait for whoever compresses them.
     stream = stack.enter_context(

@@ -46,7 +46,9 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
         hardware.make_deterministic()
     threads = hardware.workers(runtime.workers, fabric)
     name = str(paths.model(fold))
-    predictor = Predictor.of({name: network}, settings.tta, fabric, runtime.batch_size, threads)
+    predictor = Predictor.of(
+        {name: network}, settings.tta, fabric, runtime.batch_size, threads, runtime.compile
+    )
     key = fingerprint.key("validate", settings.tta, [paths.samples, paths.model(fold)], paths.raw)
     predictions = predictor.predict(rows, Archives(paths.raw))
     shown = tqdm(predictions, total=len(rows), desc="validate", unit="img")

@@ -157,7 +157,7 @@ def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
     Path("car.jpg").write_bytes(data)
     assert run("car.jpg").code == 0
     models = model.load_alike(Path(f"runs/tiny/fold{fold}/model.pt") for fold in (0, 1))
-    predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0)
+    predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0, False)
     cutter = cutout.Cutter(predictor, Decision.read(Path("eval/tiny/metrics.json")))
     as_predict = cutter.cut(decode_image(data, (320, 480), "car.jpg"), "car.jpg")
     assert 0.01 < as_predict.mean() < 0.99

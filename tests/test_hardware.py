@@ -1,3 +1,4 @@
+import datetime
 import os
 import signal
 import time
@@ -66,6 +67,15 @@ def test_workers_are_as_many_as_asked_and_no_more_than_cores(
     gpus = SimpleNamespace(strategy=four, world_size=8, device=torch.device("cuda"))
     assert [hardware.workers(asked, cpu) for asked in (0, 3, 99, "auto")] == [0, 3, 16, 4]
     assert [hardware.workers(asked, gpus) for asked in (0, 3, 99, "auto")] == [0, 3, 4, 3]
+
+
+def test_processes_wait_for_each_other_as_long_as_a_test_set_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fabric's own patience is 30 minutes, and would end a run whose shares are uneven."""
+    monkeypatch.setattr(hardware.Fabric, "launch", lambda self: None)
+    fabric = hardware.launch("cpu", "32-true", 0, 2, 1)
+    assert fabric.strategy._timeout >= datetime.timedelta(days=1)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("words", [

@@ -61,7 +61,7 @@ def test_levels_are_those_of_the_fold_s_network_and_its_flips(project: Paths, tt
     validate(tta)
     fabric = hardware.launch("cpu", "32-true", 1, 1, 1)
     network = model.load(project.model(1))
-    predictor = Predictor.of({"it": network}, tta, fabric, 4, 0)  # type: ignore[arg-type]
+    predictor = Predictor.of({"it": network}, tta, fabric, 4, 0, False)  # type: ignore[arg-type]
     rows = samples.held_out(samples.read(project.samples), 1)
     expected = [one.levels for one in predictor.predict(rows, Archives(project.raw))]
     np.testing.assert_array_equal(levels(project), expected)

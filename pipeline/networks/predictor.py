@@ -7,20 +7,24 @@ comes after them is the same code on every machine.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, NamedTuple, Self
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.data.archives import Archives
 from pipeline.data.decoding import Batch, decode_batches
 from pipeline.data.images import resize_image
 from pipeline.data.samples import Sample
 from pipeline.levels.scale import HALF, LEVELS
+from pipeline.networks import inference
 from pipeline.networks.model import Segmenter
 from pipeline.recipe.schema import Resize
+from pipeline.support import hardware
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.progress import Timers
@@ -50,7 +54,9 @@ class Predictor:
 
     `networks` go by what to call them in an error. They take (B, H, W, 3) uint8 RGB, return
     logits (B, H, W) of one class or (B, C, H, W), are in evaluation mode and on the device
-    of `fabric`. `size` is their input's, to which images are resized as `resize` says.
+    of `fabric`. `size` is their input's, to which images are resized as `resize` says. With
+    `pad` every batch has `batch_size` images, black ones at the end: what is compiled and what
+    cuDNN has tuned is for one shape, and an image's levels do not depend on its batch's size.
     """
 
     networks: Mapping[str, nn.Module]
@@ -60,6 +66,7 @@ class Predictor:
     fabric: Fabric
     batch_size: int  # images at once
     workers: int  # threads that decode; 0: the one that asks
+    pad: bool = False
 
     @classmethod
     def of(
@@ -69,11 +76,17 @@ class Predictor:
         fabric: Fabric,
         batch_size: int,
         workers: int,
+        compiled: bool,
     ) -> Self:
-        """Of trained networks, one or several, that take the same input."""
-        description = next(iter(models.values())).description
-        networks = {name: model.to(fabric.device).eval() for name, model in models.items()}
-        return cls(networks, description.size, description.resize, tta, fabric, batch_size, workers)
+        """Of trained networks, one or several, that take the same input.
+
+        Args:
+            compiled: see `pipeline.networks.inference.prepare`.
+        """
+        one = next(iter(models.values())).description
+        networks = inference.prepare(models, fabric, batch_size, compiled)
+        pad = fabric.device.type == "cuda"
+        return cls(networks, one.size, one.resize, tta, fabric, batch_size, workers, pad)
 
     def predict(
         self, rows: Sequence[Sample], archives: Archives, timers: Timers | None = None
@@ -144,7 +157,9 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, images: Tensor) -> "_Said":
         """Run all networks over (B, h, w, 3) uint8; on a GPU this returns before they are done."""
-        images = images.to(self.fabric.device, non_blocking=True)
+        count, images = len(images), self._upload(images)
+        if self.pad:
+            images = functional.pad(images, (0,) * 7 + (self.batch_size - count,))
         probabilities, finite = [], []
         for network in self.networks.values():
             logits = self._logits(network, images)
@@ -162,7 +177,12 @@ class Predictor:
             total += probability
             differs |= first != _decide(probability)
         levels = levels_of(total / len(probabilities))
-        return _Said(levels, differs.float().mean(dim=(1, 2)), torch.stack(finite))
+        disagreement = differs.float().mean(dim=(1, 2))
+        return _Said(levels[:count], disagreement[:count], torch.stack(finite)[:, :count])
+
+    @functools.cached_property
+    def _upload(self) -> hardware.Upload:
+        return hardware.Upload(self.fabric.device)
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
         with self.fabric.autocast():

@@ -671,7 +671,9 @@ class Runtime(Section):
 
     accelerator: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    compile: bool  # torch.compile in training: a minute at each phase's start, faster steps
+    # torch.compile, on a GPU: a minute at each phase's start and less before a prediction, faster
+    # steps and passes. A CPU runs networks as they are.
+    compile: bool
     deterministic: bool  # the same weights from run to run, bit for bit; slower on a GPU
     # That decode, at most one a core; 0: the main process. auto: all cores but one where a GPU
     # computes; on a CPU, whose cores compute already, a quarter of them.

@@ -9,13 +9,14 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.plugins.precision import Precision as FabricPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from pipeline.support import distributed
 from pipeline.support.errors import UserError
@@ -166,6 +167,69 @@ def _seconds(step: Callable[[], object]) -> float:
 def can_fuse(fabric: Fabric, clips: bool) -> bool:
     """Whether a fused optimizer may be used: not where float16's gradients are to be clipped."""
     return not (clips and precision(fabric) == "16-mixed")
+
+
+def compiles(asked: bool, fabric: Fabric) -> bool:
+    """Whether to compile networks, as `runtime.compile` asks: on a GPU, and else it is said.
+
+    On a CPU it would take minutes, and the libraries that convolve there stay what they are.
+    """
+    if asked and fabric.device.type != "cuda":
+        fabric.print("runtime.compile: only for a GPU; here networks run as they are", flush=True)
+        return False
+    return asked
+
+
+def compile_now(step: Callable[[], object], fabric: Fabric, what: str, otherwise: str) -> bool:
+    """Run a step of a network that compiles as it runs first; whether it did.
+
+    How long it took, or that `what` does not compile and what is done `otherwise`, is said.
+    """
+    from torch._dynamo import config
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    began = time.perf_counter()
+    try:
+        # After 8 networks or shapes torch would go on without, and only its log would say so.
+        with config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+            step()
+    except (TorchDynamoException, InductorError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        fabric.print(
+            f"WARNING: runtime.compile is true, but {what} does not compile ({words}); "
+            f"{otherwise}, which is slower",
+            flush=True,
+        )
+        return False
+    fabric.print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+    return True
+
+
+class Upload:
+    """Tensors to the device that computes: to a GPU while it computes, by a stream of its own.
+
+    The current stream waits for what it is given, and for nothing that is uploaded later. From
+    pinned memory the caller does not wait, and must leave the tensors as they are until the work
+    that it queues with them is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device."""
+        if self._stream is None:
+            return tensor.to(self._device)
+        with torch.cuda.stream(self._stream):
+            there = tensor.to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        there.record_stream(current)  # its memory is not given to another upload before
+        return there
 
 
 def peak_gpu_memory(fabric: Fabric) -> float:

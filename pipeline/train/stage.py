@@ -12,7 +12,6 @@ import csv
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,8 +90,8 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
     checkpointer = Checkpointer(job.last, job.runtime.checkpoint_seconds, stop, fabric)
     _choose_precision(network, job, checkpointer.precision)
     shuffles = [_shuffle(phase, job) for phase in settings.phases]
-    hard = settings.target.hard
-    wrapped, optimizer, clip = *_set_up(network, job), settings.gradient.clip
+    hard, compiles = settings.target.hard, hardware.compiles(job.runtime.compile, fabric)
+    wrapped, optimizer, clip = *_set_up(network, job, compiles), settings.gradient.clip
     plain = optimizer.optimizer
     schedule = optimization.Schedule(plain, settings.phases, [one.steps for one in shuffles])
     # The schedule before the optimizer: see its load_state_dict.
@@ -105,7 +104,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
     losses = Losses(fabric.device, [row.sample_id for row in job.every_row])
     progress = checkpointer.resume(parts, {"losses": losses})
     clock, patience = Stopwatch(fabric.device), settings.validation.patience
-    compiles = job.runtime.compile
+    upload = hardware.Upload(fabric.device)
 
     ends = 0
     for number, (phase, batches) in enumerate(zip(settings.phases, shuffles, strict=True)):
@@ -128,8 +127,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
             with Bar(title, done, of, size, fabric) as bar:
                 for pixels, targets, rows in loader:  # (B, H, W, 3), (B, H, W[, C]) uint8; (B,)
                     clock.mark()
-                    pixels = pixels.to(fabric.device, non_blocking=True)
-                    truth = shares(targets.to(fabric.device, non_blocking=True), hard)
+                    pixels, truth = upload(pixels), shares(upload(targets), hard)
                     progress.batch += 1
                     ends_step = progress.batch % batches.accumulate == 0
                     with fabric.no_backward_sync(wrapped, enabled=not ends_step):
@@ -223,15 +221,15 @@ def _shuffle(phase: Phase, job: Job) -> Shuffle:
     return batches
 
 
-def _set_up(network: model.Segmenter, job: Job) -> tuple[Any, Any]:
-    """Network and optimizer as Fabric runs them."""
+def _set_up(network: model.Segmenter, job: Job, compiles: bool) -> tuple[Any, Any]:
+    """Network and optimizer as Fabric runs them; compiled, anew for the shapes of each phase."""
     clips = job.settings.gradient.clip != "none"
     plain = optimization.make_optimizer(
         network.parameters(),
         hardware.can_fuse(job.fabric, clips),
         **job.settings.optimizer.model_dump(),
     )
-    compiled: Any = torch.compile(network) if job.runtime.compile else network
+    compiled: Any = torch.compile(network, dynamic=False) if compiles else network
     wrapped, optimizer = job.fabric.setup(compiled, plain)
     return wrapped, optimizer
 
@@ -245,36 +243,28 @@ def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> 
     Returns:
         What runs the network from now on, and whether it is compiled.
     """
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError
-
-    fabric, began = job.fabric, time.perf_counter()
+    fabric = job.fabric
     share = min(phase.batch_size, len(job.every_row)) // fabric.world_size
     pixels = torch.zeros(share, *phase.size, 3, dtype=torch.uint8, device=fabric.device)
     buffers = [buffer.clone() for buffer in network.buffers()]  # BatchNorm's statistics
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     wrapped.train()
-    compiled = True
-    try:
-        with torch.random.fork_rng(gpus):
-            logits = wrapped(pixels)
-            nothing = torch.zeros_like(logits)
-            fabric.backward(entropy_dice(logits, nothing, job.settings.loss).total)
-        fabric.print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
-    except (TorchDynamoException, InductorError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        fabric.print(
-            f"WARNING: runtime.compile is true, but this network does not compile ({words}); "
-            f"it is trained without, which is slower",
-            flush=True,
-        )
+
+    def step() -> None:
+        logits = wrapped(pixels)
+        nothing = torch.zeros_like(logits)
+        fabric.backward(entropy_dice(logits, nothing, job.settings.loss).total)
+
+    with torch.random.fork_rng(gpus):
+        done = hardware.compile_now(step, fabric, "this network", "it is trained without")
+    if not done:
         # Not set up once more: DDP would then hang on the parameters twice.
-        wrapped._forward_module, compiled = wrapped._forward_module._orig_mod, False
+        wrapped._forward_module = wrapped._forward_module._orig_mod
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(before)
     network.zero_grad(set_to_none=True)
-    return wrapped, compiled
+    return wrapped, done
 
 
 def _title(number: int, epoch: int, settings: Train) -> str:
