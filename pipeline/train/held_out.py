@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
@@ -21,8 +22,8 @@ from pipeline.metrics import classes
 from pipeline.metrics.dice import dice
 from pipeline.networks.predictor import Tta, levels_of, probability_of
 from pipeline.recipe.schema import Loss
-from pipeline.support import concurrency, distributed
-from pipeline.support.arrays import UInt8
+from pipeline.support import concurrency, distributed, hardware
+from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
 from pipeline.support.pictures import overlay, side_by_side
@@ -59,12 +60,21 @@ class Judged(NamedTuple):
     picture: UInt8 | None
 
 
+class Predicted(NamedTuple):
+    """What is known of one image once its batch is done: its levels, or its counted pixels."""
+
+    row: Sample
+    levels: UInt8 | None  # at network size
+    counts: list[int] | None  # see `count_pixels`
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
     """Held-out images, and how to predict them; each process takes its share.
 
     Masks at full resolution are decoded once and kept, as bits of one class (300 MB for a fold
-    of all 318 cars), where `keep` asks for it.
+    of all 318 cars), where `keep` asks for it. A GPU compares masks of one class itself: bits go
+    there, four numbers come back. Elsewhere threads do it.
     """
 
     rows: Sequence[Sample]
@@ -96,9 +106,6 @@ class HeldOut:
         terms = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
         sums, pictures = np.zeros(3), {}  # of Dice and accuracy, and the images
 
-        def judge(predicted: tuple[Sample, UInt8]) -> Judged:
-            return self._judge(*predicted, predicted[0] in shown)
-
         with contextlib.ExitStack() as stack:
             # The training's random numbers stay as they are.
             stack.enter_context(torch.random.fork_rng(gpus))
@@ -108,10 +115,11 @@ class HeldOut:
             )  # fmt: skip
             stack.enter_context(bar)
             predicted = stack.enter_context(
-                contextlib.closing(self._predict(network, mine, images, terms))
+                contextlib.closing(self._predict(network, mine, images, terms, shown))
             )
-            threads = max(1, self.workers)
-            judged = concurrency.ordered(judge, predicted, threads)
+            judged = concurrency.ordered(
+                lambda one: self._judge(one, one.row in shown), predicted, max(1, self.workers)
+            )
             for one in stack.enter_context(contextlib.closing(judged)):
                 sums += one.dice, one.pixel_accuracy, 1
                 if one.picture is not None:
@@ -136,59 +144,92 @@ class HeldOut:
         )
 
     def _predict(
-        self, network: nn.Module, rows: Sequence[Sample], images: Images, terms: Tensor
-    ) -> Generator[tuple[Sample, UInt8], None, None]:
-        """Each row with its levels at network size; the loss terms are added to `terms`.
+        self,
+        network: nn.Module,
+        rows: Sequence[Sample],
+        images: Images,
+        terms: Tensor,
+        shown: set[Sample],
+    ) -> Generator[Predicted, None, None]:
+        """Each row with its levels, or its counts; the loss terms are added to `terms`.
 
         On a GPU a batch is handed over before the one before it is waited for.
         """
         places = positions(rows, images)
+        counts = self._counts() and all(row.classes == 1 for row in rows)
 
-        def load(start: int) -> tuple[int, Tensor, Tensor]:
+        def load(start: int) -> _Loaded:
+            some = rows[start : start + self.batch_size]
             pairs = [images[place] for place in places[start : start + self.batch_size]]
-            stacked = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-            return start, *((part.pin_memory() if pinned else part) for part in stacked)  # type: ignore[return-value]
+            pixels, targets = (torch.from_numpy(np.stack(p)) for p in zip(*pairs, strict=True))
+            bits = [torch.from_numpy(self._bits(row)) for row in some] if counts else []
+            if self.fabric.device.type == "cuda":
+                pixels, targets = pixels.pin_memory(), targets.pin_memory()
+                bits = [one.pin_memory() for one in bits]
+            return _Loaded(some, pixels, targets, bits)
 
-        pinned = self.fabric.device.type == "cuda"
         starts = range(0, len(rows), self.batch_size)
-        waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+        waiting: _Launched | None = None
         with contextlib.closing(concurrency.ordered(load, starts, self.workers)) as loaded:
-            for start, pixels, targets in loaded:
-                following = start, *self._launch(network, pixels, targets, terms)
+            for batch in loaded:
+                following = self._launch(network, batch, terms, shown)
                 if waiting:
-                    yield from _finish(rows, *waiting)
+                    yield from waiting.finish()
                 waiting = following
         if waiting:
-            yield from _finish(rows, *waiting)
+            yield from waiting.finish()
 
     @torch.inference_mode()
     def _launch(
-        self, network: nn.Module, images: Tensor, targets: Tensor, terms: Tensor
-    ) -> tuple[Tensor, torch.cuda.Event | None]:
-        """The levels of a batch (B, h, w, 3), on the host once the event has happened."""
-        device = self.fabric.device
-        images = images.to(device, non_blocking=True)
-        truth = shares(targets.to(device, non_blocking=True), self.hard)
+        self, network: nn.Module, batch: "_Loaded", terms: Tensor, shown: set[Sample]
+    ) -> "_Launched":
+        """Queue a batch: levels, or counts with the levels of the rows to be shown, to the host."""
+        upload = self._upload
+        images, truth = upload(batch.images), shares(upload(batch.targets), self.hard)
         logits = self._logits(network, images)
         terms += len(images) * torch.stack(entropy_dice(logits, truth, self.loss)).double()
         probability = probability_of(logits)
         if self.tta == "hflip":
             flipped = probability_of(self._logits(network, images.flip(2))).flip(-1)
             probability = (probability + flipped) / 2
-        levels = levels_of(probability).to("cpu", non_blocking=True)
-        if device.type != "cuda":
-            return levels, None
-        finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        finished.record()
-        return levels, finished
+        levels, counts = levels_of(probability), None
+        wanted = list(range(len(batch.rows)))
+        if batch.bits:
+            each = zip(levels, batch.bits, batch.rows, strict=True)
+            counted = torch.stack(
+                [count_pixels(one, upload(bits), row.size) for one, bits, row in each]
+            )
+            counts = counted.to("cpu", non_blocking=True)
+            wanted = [place for place, row in enumerate(batch.rows) if row in shown]
+        maps = {place: levels[place].to("cpu", non_blocking=True) for place in wanted}
+        finished = None
+        if self.fabric.device.type == "cuda":
+            finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            finished.record()
+        return _Launched(batch, maps, counts, finished)
+
+    def _counts(self) -> bool:
+        """Whether the device compares masks itself: on a CPU OpenCV is faster at it."""
+        return self.fabric.device.type == "cuda"
+
+    @functools.cached_property
+    def _upload(self) -> hardware.Upload:
+        return hardware.Upload(self.fabric.device)
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
         with self.fabric.autocast():
             logits: Tensor = network(images)
         return logits.float()
 
-    def _judge(self, row: Sample, levels: UInt8, show: bool) -> Judged:
-        found, truth = scale.decide(levels, row.size), self._truth(row)
+    def _judge(self, one: Predicted, show: bool) -> Judged:
+        row = one.row
+        if one.levels is None:
+            assert one.counts is not None, f"{row.sample_id} has neither levels nor counts"
+            overlap, found_pixels, true_pixels, right = one.counts
+            total = found_pixels + true_pixels
+            score = 2 * overlap / total if total else 1.0
+            return Judged(row, score, right / (row.height * row.width), None)
+        found, truth = scale.decide(one.levels, row.size), self._truth(row)
         if row.classes == 1:
             score = dice(found > 0, truth > 0)
         else:
@@ -198,16 +239,23 @@ class HeldOut:
 
     def _truth(self, row: Sample) -> UInt8:
         """True class indices (H, W) at full resolution, 0 or 1 of one class."""
-        kept = self._masks.get(row.sample_id)
-        if kept is None:
-            mask = read_mask(self.archives, row)
-            truth = (mask > 0).astype(np.uint8) if row.classes == 1 else mask
-            if self.keep:
-                self._masks[row.sample_id] = np.packbits(truth) if row.classes == 1 else truth
-            return truth
-        if row.classes > 1:
+        if row.classes == 1:
+            bits = self._bits(row)
+            return np.unpackbits(bits, count=row.height * row.width).reshape(row.size)
+        if (kept := self._masks.get(row.sample_id)) is not None:
             return kept
-        return np.unpackbits(kept, count=row.height * row.width).reshape(row.size)
+        return self._keep(row, read_mask(self.archives, row))
+
+    def _bits(self, row: Sample) -> UInt8:
+        """The true mask of one class, a bit a pixel, row after row, the first the highest."""
+        if (kept := self._masks.get(row.sample_id)) is not None:
+            return kept
+        return self._keep(row, np.packbits(read_mask(self.archives, row) > 0))
+
+    def _keep(self, row: Sample, mask: UInt8) -> UInt8:
+        if self.keep:
+            self._masks[row.sample_id] = mask
+        return mask
 
     def _picture(self, row: Sample, found: UInt8, truth: UInt8) -> UInt8:
         image = read_image(self.archives, row)
@@ -220,9 +268,82 @@ class HeldOut:
         return small.astype(np.uint8, copy=False)
 
 
-def _finish(
-    rows: Sequence[Sample], start: int, levels: Tensor, finished: torch.cuda.Event | None
-) -> list[tuple[Sample, UInt8]]:
-    if finished is not None:
-        finished.synchronize()
-    return list(zip(rows[start:], levels.numpy(), strict=False))
+class _Loaded(NamedTuple):
+    """A batch on the host: images (B, h, w, 3), soft targets, and bits of the true masks."""
+
+    rows: Sequence[Sample]
+    images: Tensor
+    targets: Tensor
+    bits: list[Tensor]  # only if the device is to count
+
+
+class _Launched(NamedTuple):
+    """A batch that a GPU may still be computing, until `finished`."""
+
+    batch: _Loaded
+    levels: dict[int, Tensor]  # by place in the batch
+    counts: Tensor | None  # (B, 4)
+    finished: torch.cuda.Event | None
+
+    def finish(self) -> Generator[Predicted, None, None]:
+        """Wait for the batch; each of its rows with its levels, or else its counts."""
+        if self.finished is not None:
+            self.finished.synchronize()
+        for place, row in enumerate(self.batch.rows):
+            if (levels := self.levels.get(place)) is not None:
+                yield Predicted(row, levels.numpy(), None)
+            else:
+                assert self.counts is not None, f"{row.sample_id} has neither levels nor counts"
+                yield Predicted(row, None, self.counts[place].tolist())
+
+
+# --- The competition's comparison of one image, on the device that computes.
+
+
+def count_pixels(levels: Tensor, bits: Tensor, size: Size) -> Tensor:
+    """Compare the levels (h, w) of one image with its true mask at full resolution.
+
+    Args:
+        levels: uint8, decided at 0.5 as `pipeline.levels.scale.decide` does.
+        bits: uint8, the true mask packed by `numpy.packbits`.
+        size: the image's (height, width).
+
+    Returns:
+        (4,) int64: pixels found and true, found, true, and decided rightly.
+    """
+    found = full_resolution(levels, size) >= scale.HALF
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    pixels = (bits[:, None] >> shifts) & 1
+    true = pixels.flatten()[: size[0] * size[1]].reshape(size).bool()
+    return torch.stack([(found & true).sum(), found.sum(), true.sum(), (found == true).sum()])
+
+
+def full_resolution(levels: Tensor, size: Size) -> Tensor:
+    """`pipeline.levels.scale.full_resolution` on any device, to the last bit: OpenCV's integers.
+
+    Source: resize.cpp of OpenCV, bilinear of bytes: weights of 11 bits, first along rows.
+    """
+    height, width = levels.shape
+    first, low, high = _between(width, size[1], levels.device)
+    edge = (first < 0) | (first >= width - 1)  # beyond the outer pixels' centres
+    low, high = low.masked_fill(edge, _WHOLE), high.masked_fill(edge, 0)
+    wide, first = levels.int(), first.clamp(0, width - 1)
+    along = wide[:, first] * low + wide[:, (first + 1).clamp(max=width - 1)] * high  # h, W
+    first, low, high = _between(height, size[0], levels.device)
+    upper = (along >> 4)[first.clamp(0, height - 1)] * low[:, None]
+    lower = (along >> 4)[(first + 1).clamp(0, height - 1)] * high[:, None]
+    return ((upper >> 16) + (lower >> 16) + 2) >> 2  # H, W
+
+
+_WHOLE = 2048  # the two weights of a pixel add up to it
+
+
+@functools.lru_cache(maxsize=16)
+def _between(length: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of `new` pixels the place of the old one before it, and both neighbors' weights."""
+    places = torch.arange(new, dtype=torch.float64, device=device) + 0.5
+    exact = (places * (length / new) - 0.5).float()
+    before = exact.floor()
+    share = exact - before
+    low, high = (torch.round(part * _WHOLE).int() for part in (1 - share, share))
+    return before.long(), low, high
