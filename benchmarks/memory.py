@@ -14,6 +14,7 @@ import argparse
 import re
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,12 +82,12 @@ class Alive(TorchDispatchMode):
         self.now -= size
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", nargs="*", help="names; all that are there unless given")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: run, too")
     parser.add_argument("--write", action="store_true", help="renew the table of docs/training.md")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     measured = ("measured GB",) if args.device == "cuda" else ()
     lines = [[*HEADINGS, *measured], ["---", "---", *["---:"] * (len(HEADINGS + measured) - 2)]]
     for name in args.recipe or names():

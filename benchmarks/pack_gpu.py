@@ -42,7 +42,7 @@ PLATFORMS = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(dest="action", required=True)
     one = actions.add_parser("pack", help="write the numbered folders")
@@ -58,7 +58,7 @@ def main() -> None:
     one.add_argument("files", type=Path, nargs="+")
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--mib", type=int, default=15)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.action == "pack":
         pack(args.archives, args.out, args.python, args.mib * MIB, args.wheels)
     elif args.action == "join":

@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from pipeline.data import rows as mask_rows
 from pipeline.data.archives import Archives, base_name
 from pipeline.data.decoding import decode_batches

@@ -11,6 +11,7 @@ are compared before anything is timed.
 import argparse
 import io
 import statistics
+import sys
 import time
 import warnings
 import zipfile
@@ -20,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.masks import rle
 

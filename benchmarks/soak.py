@@ -32,6 +32,8 @@ import numpy as np
 import yaml
 from predict_host import real_maps
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from pipeline.data import rows as mask_rows
 from pipeline.data.archives import Archives, base_name
 from pipeline.data.decoding import decode_batches

@@ -4,16 +4,22 @@
 
 `--data` is a folder of the competition's archives; `--out` keeps what is finished, so that the
 same command, run again, goes on: pieces of at most `--minutes`. First the speed of the recipe's
-network (and of those of `--also`), each piece in a process of its own:
+network, at full resolution (without pixel unshuffle) and as it is, each piece in a process of its
+own:
 
-(a) bare steps on a batch that is on the GPU already, at several batch sizes, with and without
-    torch.compile and a moving average;
+(a) bare steps on a batch that is on the GPU already, with and without torch.compile, and channels
+    first in memory;
 (b) the real loop, with its loader, decoded cache and augmentation;
-(c) a plain loop as public solutions write it: float32, channels first, no compile, pictures
-    decoded, augmented and made floats by the loader each epoch, the loss read every step.
+(c) a plain loop as public solutions write it: float32 (convolutions in TF32, torch's default),
+    channels first, no compile, pictures decoded, augmented and made floats by the loader each
+    epoch, the loss read every step.
 
-Then the recipe's fold 0: split, train, validate, tune on that fold, predict the test images.
-`--size 64 --accelerator cpu` rehearses all of it in minutes.
+These take at most 9 minutes on one H100, by estimate. `--also` times other recipes, `--more` other
+batch sizes and a moving average.
+
+Then the recipe's fold 0: split, train, validate, tune on that fold, predict the test images; what
+is worth keeping is copied to `--out`/results. `--part` does one of both, or a training of an epoch
+by two processes (`smoke`). `--size 64 --accelerator cpu` rehearses all of it in minutes.
 """
 
 import argparse
@@ -24,6 +30,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,49 +39,58 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("train", "validate", "tune", "predict", "encode")
 PEAK = 790e12  # FLOP/s of bfloat16 matrix products that an H200 has been seen to reach
-ALSO = list(ROOT.glob("recipes/*unet-1024.yaml"))
+FULL = "train.model.pixel_unshuffle=1"  # the network at full resolution
 BATCHES = (8, 16, 32)
+SHARED = Path("/dev/shm")  # through which loader processes hand over batches
 LATE = 3  # exit code of a run that must be started again to go on
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of archives")
     parser.add_argument("--out", type=Path, required=True, help="outside the repository")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/carvana.yaml")
-    parser.add_argument("--also", type=Path, nargs="*", default=ALSO, help="more networks to time")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more networks to time")
+    parser.add_argument("--more", action="store_true", help="more settings to time")
     parser.add_argument("--minutes", type=float, default=9, help="stop after so long, to go on")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--size", type=int, help="the only phase's: a side in pixels")
     parser.add_argument("--epochs", type=int, help="of the last phase, instead of the recipe's")
     parser.add_argument("--accelerator", default="cuda")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, help="as many as cores and /dev/shm allow")
     parser.add_argument("--set", nargs="*", default=[], help="train.optimizer.weight_decay=0.02")
-    parser.add_argument("--skip", choices=["speed", "score"], help="leave out one half")
+    parser.add_argument("--part", choices=["speed", "score", "smoke"], help="this one alone")
     parser.add_argument("--piece", help=argparse.SUPPRESS)  # one measurement, as JSON
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     if args.piece:
         print(json.dumps(measure(args, **json.loads(args.piece))))
         return
     deadline = time.monotonic() + 60 * args.minutes
     prepare(args, deadline)
-    if args.skip != "speed":
-        time_all(args, deadline)
-    if args.skip != "score":
+    if args.part in (None, "speed"):
+        time_all(args, deadline, given)
+    if args.part in (None, "score"):
         score(args, deadline)
+    if args.part == "smoke":
+        smoke(args, deadline)
 
 
-def changed(path: Path, args: argparse.Namespace, runtime: dict[str, Any]) -> dict[str, Any]:
-    """A recipe with the command line's changes."""
+def changed(
+    path: Path, args: argparse.Namespace, runtime: dict[str, Any], more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A recipe with the command line's changes, and `more` of them."""
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
     last = recipe["train"]["phases"][-1]
     if args.size:
         recipe["train"]["phases"] = [last | {"size": [args.size, args.size]}]
     if args.epochs:
         recipe["train"]["phases"][-1]["epochs"] = args.epochs
-    recipe["runtime"] |= {"accelerator": args.accelerator, "workers": args.workers}
-    recipe["runtime"] |= {"tensorboard": False, **runtime}
-    for item in args.set:
+    recipe["runtime"] |= {"accelerator": args.accelerator, "tensorboard": False, **runtime}
+    phases = recipe["train"]["phases"]
+    largest = max(4 * p["batch_size"] * p["size"][0] * p["size"][1] for p in phases)  # bytes
+    recipe["runtime"]["workers"] = fitting_workers(args.workers, largest, 4)
+    for item in [*args.set, *more]:
         keys, _, value = item.partition("=")
         section, *inner, last = keys.split(".")
         place = recipe[section]
@@ -84,27 +100,48 @@ def changed(path: Path, args: argparse.Namespace, runtime: dict[str, Any]) -> di
     return recipe
 
 
+def fitting_workers(asked: int | None, batch_bytes: int, ahead: int) -> int:
+    """As many loader processes as asked, or all cores but one, if /dev/shm has room for them.
+
+    Each holds `ahead` batches there.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = max(1, cores - 1) if asked is None else min(asked, cores)
+    if SHARED.is_dir():
+        workers = min(workers, int(0.9 * shutil.disk_usage(SHARED).free / (batch_bytes * ahead)))
+    return workers
+
+
 # Speed ----------------------------------------------------------------------------------------
 
 
 def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What is measured, in the order of its worth."""
     found: list[dict[str, Any]] = []
-    compiles = (False,) if args.accelerator == "cpu" else (False, True)
-    for path in [args.recipe, *args.also]:
-        name = {"recipe": str(path.resolve())}
-        own = yaml.safe_load(path.read_text())["train"]["phases"][-1]["batch_size"]
-        found += [{**name, "part": "a", "batch": own, "compile": c} for c in compiles]
-        found += [{**name, "part": "b", "batch": own, "compile": c} for c in compiles]
-        found += [{**name, "part": "c", "batch": own}]
-        found += [{**name, "part": "a", "batch": own, "compile": compiles[-1], "ema": True}]
-        found += [{**name, "part": "a", "batch": own, "compile": False, "channels_last": False}]
-        others = [batch for batch in BATCHES if batch != own]
-        found += [{**name, "part": "a", "batch": b, "compile": c} for b in others for c in compiles]
+    compiles = (False,) if args.accelerator == "cpu" else (True, False)
+    own = yaml.safe_load(args.recipe.read_text())["train"]["model"].get("pixel_unshuffle", 1)
+    networks = [(args.recipe, [FULL])] if own > 1 else []
+    networks += [(path, []) for path in (args.recipe, *args.also)]
+    for place, (path, changes) in enumerate(networks):
+        name = {"recipe": str(path.resolve()), "changes": changes}
+        batch = yaml.safe_load(path.read_text())["train"]["phases"][-1]["batch_size"]
+        one = {**name, "batch": batch}
+        for compile in compiles:
+            found += [{**one, "part": "b", "compile": compile}]
+            found += [{**one, "part": "a", "compile": compile}]
+        found += [{**one, "part": "c"}]
+        if place == 0 or args.more:
+            found += [{**one, "part": "a", "compile": False, "channels_last": False}]
+        if args.more:
+            found += [{**one, "part": "a", "compile": compiles[0], "ema": True}]
+            found += [
+                {**name, "batch": other, "part": "a", "compile": compile}
+                for other in BATCHES for compile in compiles if other != batch
+            ]  # fmt: skip
     return found
 
 
-def time_all(args: argparse.Namespace, deadline: float) -> None:
+def time_all(args: argparse.Namespace, deadline: float, given: list[str]) -> None:
     results = args.out / ("-".join(["speed", *shortened(args)]) + ".jsonl")
     args.out.mkdir(parents=True, exist_ok=True)
     done = (
@@ -113,7 +150,7 @@ def time_all(args: argparse.Namespace, deadline: float) -> None:
     for piece in pieces(args):
         if any(row["piece"] == piece for row in done):
             continue
-        command = [sys.executable, __file__, *sys.argv[1:], "--piece", json.dumps(piece)]
+        command = [sys.executable, __file__, *given, "--piece", json.dumps(piece)]
         began = time.monotonic()
         try:
             ran = subprocess.run(
@@ -142,9 +179,10 @@ def describe(rows: list[dict[str, Any]]) -> str:
     lines += ["| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |"]
     for row in rows:
         piece = dict(row["piece"])
-        name, part, batch = (piece.pop(key) for key in ("recipe", "part", "batch"))
+        part, batch = piece.pop("part"), piece.pop("batch")
+        network = named(piece.pop("recipe"), piece.pop("changes"))
         settings = ", ".join(f"{key} {value}" for key, value in piece.items())
-        cells = [part, Path(name).stem, str(batch), settings]
+        cells = [part, network, str(batch), settings or "float32 (TF32 convolutions)"]
         if "failed" in row:
             lines.append(f"| {' | '.join(cells)} | {row['failed']} |")
             continue
@@ -152,28 +190,36 @@ def describe(rows: list[dict[str, Any]]) -> str:
         share = f"{row['share']:.1%}" if row["share"] else ""
         cells += [f"{row['speed']:.1f}", share, f"{row['memory']:.1f}", waiting]
         lines.append(f"| {' | '.join(cells)} |")
-    for name in dict.fromkeys(row["piece"]["recipe"] for row in rows):
-        best = {}
-        for part in "abc":
-            own = [r for r in rows if r["piece"]["recipe"] == name and r["piece"]["part"] == part]
-            batches = {r["piece"]["batch"] for r in rows if r["piece"]["part"] == "b"}
-            speeds = [r["speed"] for r in own if "speed" in r and r["piece"]["batch"] in batches]
-            best[part] = max(speeds, default=float("nan"))
+    networks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        name = named(row["piece"]["recipe"], row["piece"]["changes"])
+        networks.setdefault(name, []).append(row)
+    for name, own in networks.items():
+        batches = {row["piece"]["batch"] for row in own if row["piece"]["part"] == "b"}
+        best = dict.fromkeys("abc", 0.0)
+        for row in own:
+            if "speed" in row and row["piece"]["batch"] in batches:
+                part = row["piece"]["part"]
+                best[part] = max(best[part], row["speed"])
+        of_a, of_c = (f"{best['b'] / best[part]:.2f}" if best[part] else "?" for part in "ac")
         lines.append(
-            f"\n{Path(name).stem}: (b)/(a) = {best['b'] / best['a']:.2f}, "
-            f"(b)/(c) = {best['b'] / best['c']:.2f}, the best of each at the recipe's batch size"
+            f"\n{name}: (b)/(a) = {of_a}, (b)/(c) = {of_c}, the best of each at the recipe's "
+            f"batch size"
         )
     return "\n".join(lines) + "\n"
 
 
+def named(recipe: str, changes: list[str]) -> str:
+    return " ".join([Path(recipe).stem, *(change.rpartition(".")[2] for change in changes)])
+
+
 def measure(
-    args: argparse.Namespace, recipe: str, part: str, batch: int, **how: bool
+    args: argparse.Namespace, recipe: str, changes: list[str], part: str, batch: int, **how: bool
 ) -> dict[str, float]:
     """One measurement, in a process of its own."""
-    sys.path.insert(0, str(Path(__file__).parent))
     import train_speed
 
-    content = changed(Path(recipe), args, {"compile": how.get("compile", False)})
+    content = changed(Path(recipe), args, {"compile": how.get("compile", False)}, changes)
     last = content["train"]["phases"][-1]
     content["train"]["phases"] = [last | {"batch_size": batch}]  # the largest size alone
     path = args.out / "piece.yaml"
@@ -195,11 +241,12 @@ def prepare(args: argparse.Namespace, deadline: float) -> None:
     for file in [*recipe["download"]["files"], *recipe["download"]["optional_files"]]:
         if (archives(args) / file).exists() and not (raw / file).exists():
             (raw / file).symlink_to((archives(args) / file).resolve())
-    path, text = project / f"recipes/{name}.yaml", yaml.safe_dump(recipe, sort_keys=False)
-    if path.exists() and path.read_text() != text:  # results of other settings do not count
-        for mark in project.glob("done-*"):
+    path = project / f"recipes/{name}.yaml"
+    before = yaml.safe_load(path.read_text()) if path.exists() else recipe
+    if before | {"runtime": None} != recipe | {"runtime": None}:
+        for mark in project.glob("done-*"):  # results of other settings do not count
             mark.unlink()
-    path.write_text(text)
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     (project / "params.yaml").write_text(yaml.safe_dump({"recipes": [name], "folds": [0]}))
     run_stage("split", args, deadline)
 
@@ -217,7 +264,47 @@ def score(args: argparse.Namespace, deadline: float) -> None:
         with tried.open("a") as stream:
             stream.write(line)
     print(json.dumps(metrics, indent=2))
-    print(f"{project / 'submission.csv.gz'} with {project / f'recipes/{name}.yaml'}")
+    keep_results(project, name, args.out / "results")
+
+
+def keep_results(project: Path, name: str, to: Path) -> None:
+    """Copy what proves the score; of the weights float16, half the bytes to carry."""
+    import torch
+
+    to.mkdir(exist_ok=True)
+    fold = project / f"runs/{name}/fold0"
+    for path in (
+        fold / "history.csv",
+        project / f"eval/{name}/metrics.json",
+        project / f"submissions/{name}/submit.csv.gz",
+    ):
+        shutil.copy(path, to / path.name)
+    content = torch.load(fold / "model.pt", map_location="cpu", weights_only=True)
+    content["weights"] = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in content["weights"].items()
+    }
+    torch.save(content, to / "model-float16.pt")
+    print(f"{to}: {', '.join(sorted(path.name for path in to.iterdir()))}")
+
+
+def smoke(args: argparse.Namespace, deadline: float) -> None:
+    """Train an epoch of tiny images by two processes: two GPUs if there are, else on the CPU."""
+    import torch
+
+    gpus = torch.cuda.device_count() if args.accelerator == "cuda" else 0
+    project, name = project_of(args), args.recipe.stem
+    recipe = changed(args.recipe, args, {"devices": 2, "cache": "none", "compile": False})
+    if gpus < 2:
+        recipe["runtime"] |= {"accelerator": "cpu", "precision": "32-true"}
+        recipe["train"]["sync_batchnorm"] = False  # torch can on GPUs only
+    last = recipe["train"]["phases"][-1]
+    recipe["train"]["phases"] = [last | {"size": [64, 64], "epochs": 1}]
+    (project / "recipes/smoke.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    data = (project / f"data/{name}").resolve()
+    at = f"--at raw={data / 'raw'} --at samples={data / 'samples.csv'}"
+    run_until(f"python -m pipeline train smoke --fold 0 {at}", project, deadline)
+    print(f"two processes trained an epoch on {'two GPUs' if gpus > 1 else 'the CPU'}")
 
 
 def run_stage(stage: str, args: argparse.Namespace, deadline: float) -> None:

@@ -1,6 +1,6 @@
 """The measurements of train_gpu.py: bare steps, the real loop, and a plain one."""
 
-import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,10 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from train_gpu import fitting_workers
 
 from pipeline.augmentation import Augmentation
 from pipeline.data import samples
@@ -44,6 +48,7 @@ def measure(
     """
     recipe = read.load(path)
     torch.manual_seed(0)
+    hardware.reuse_freed_memory()  # as `train` does
     runtime = recipe.runtime
     if part == "c":
         cuda = runtime.accelerator == "cuda"
@@ -100,16 +105,22 @@ def bare_steps(
     ema: bool = False,
     channels_last: bool = True,
 ) -> dict[str, float]:
-    """(a) Forward, loss, backward and step on one batch that is on the device."""
+    """(a) Forward, loss, backward and step on one batch that is on the device.
+
+    Images are (B, H, W, 3), which the network only views as B, 3, H, W. So that it is fed channels
+    first, they must lie so in memory.
+    """
     if not channels_last:
         network.to(memory_format=torch.contiguous_format)
     plain = make_optimizer(network.parameters(), True, **settings.optimizer.model_dump())
-    compiled: Any = torch.compile(network) if compile else network
+    compiled: Any = torch.compile(network, dynamic=False) if compile else network
     wrapped, optimizer = fabric.setup(compiled, plain)
     average = moving_average(network, 0.999) if ema else None
     height, width = settings.size
     shape = (settings.phases[-1].batch_size, height, width)
     images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=fabric.device)
+    if not channels_last:
+        images = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     targets = torch.randint(0, 256, shape, dtype=torch.uint8, device=fabric.device)
 
     def step() -> int:
@@ -176,15 +187,21 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def plain_loop(
     recipe: Recipe, data: Path, seconds: float, device: torch.device
 ) -> dict[str, float]:
-    """(c) float32 and channels first, with torch's own defaults otherwise."""
+    """(c) float32 and channels first, with torch's own defaults otherwise.
+
+    So convolutions on a GPU take TF32, and matrix products do not.
+    """
     settings = recipe.train
     rows = samples.training(samples.read(data / "samples.csv"), 0)
+    batch_size, (height, width) = settings.phases[-1].batch_size, settings.size
+    asked = int(recipe.runtime.workers)  # train_gpu.py has put a number there
+    workers = fitting_workers(asked, 16 * batch_size * height * width, 2)
     loader = DataLoader(
         Plain(rows, data / "raw", settings),
-        batch_size=settings.phases[-1].batch_size,
+        batch_size=batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=len(os.sched_getaffinity(0)),
+        num_workers=workers,
         pin_memory=device.type == "cuda",
     )
     segmenter = model.for_training(settings, 0, "none")

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 import rle as masks_of  # benchmarks/rle.py, for its masks
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from pipeline.data import samples
 from pipeline.data.samples import Sample
 from pipeline.evaluation import out_of_fold
@@ -139,7 +141,7 @@ def time_tune(cars: int = 318, views: int = 16, folds: int = 5) -> None:
     """`tune` on the counts of Carvana's 5,088 images, beside its imports."""
     command = [sys.executable, "-c", "import pipeline.tune.stage"]
     started = time.perf_counter()
-    subprocess.run(command, check=True)
+    subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=True)
     imports = time.perf_counter() - started
     rows = [
         Sample(f"car{car}_{view:02d}", "train", f"car{car}", "i", "m", car % folds, 1280, 1918, 0.2)
