@@ -37,6 +37,7 @@ from typing import Any, NoReturn
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 STAGES = ("train", "validate", "tune", "predict", "encode")
 PEAK = 790e12  # FLOP/s of bfloat16 matrix products that an H200 has been seen to reach
 FULL = "train.model.pixel_unshuffle=1"  # the network at full resolution
@@ -271,6 +272,8 @@ def keep_results(project: Path, name: str, to: Path) -> None:
     """Copy what proves the score; of the weights float16, half the bytes to carry."""
     import torch
 
+    from pipeline.support import tensor_file
+
     to.mkdir(exist_ok=True)
     fold = project / f"runs/{name}/fold0"
     for path in (
@@ -284,7 +287,7 @@ def keep_results(project: Path, name: str, to: Path) -> None:
         key: value.half() if value.is_floating_point() else value
         for key, value in content["weights"].items()
     }
-    torch.save(content, to / "model-float16.pt")
+    tensor_file.save(to / "model-float16.pt", content)
     print(f"{to}: {', '.join(sorted(path.name for path in to.iterdir()))}")
 
 

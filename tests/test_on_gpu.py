@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, SLUG, write_tiny_archives
+from lightning_fabric import Fabric
 
 from pipeline.__main__ import main
+from pipeline.networks import model
+from pipeline.recipe import read
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -88,8 +91,10 @@ def test_step_3_trains_scores_and_predicts_and_goes_on(
     names = step(3, on_gpu, state, tmp_path / "out")
     assert names == ["history.csv", "metrics.json", "model-float16.pt", "submit.csv.gz"]
     assert 0 <= json.loads((tmp_path / "out/metrics.json").read_text())["dice"] <= 1
-    content = torch.load(tmp_path / "out/model-float16.pt", weights_only=True)
-    assert {one.dtype for one in content["weights"].values()} == {torch.float16, torch.int64}
+    half = model.load(tmp_path / "out/model-float16.pt").state_dict()
+    (whole,) = (state / "training").glob("score*/runs/carvana/fold0/model.pt")
+    for name, weight in model.load(whole).state_dict().items():
+        torch.testing.assert_close(half[name], weight, rtol=1e-3, atol=1e-6)
     capsys.readouterr()
     step(3, on_gpu, state, tmp_path / "again")
     assert "epoch 1/1" not in capsys.readouterr().out, "what is done is not done again"
@@ -118,10 +123,6 @@ def test_step_5_counts_memory_and_trains_by_two(
 def test_channels_first_is_fed_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     import train_speed
-    from lightning_fabric import Fabric
-
-    from pipeline.networks import model
-    from pipeline.recipe import read
 
     settings = read.load(ROOT / "recipes/sample.yaml").train
     phase = settings.phases[-1].model_copy(update={"size": (64, 64), "batch_size": 2})

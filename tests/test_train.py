@@ -264,7 +264,7 @@ def test_compiled_or_not_the_same_is_learned(
     common: dict = {"epochs": 2, "weights": {"ema": 0.9}}
     plain, _ = run(archives, load(tmp_path, small_recipe(**common)), tmp_path / "plain.pt")
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda net, **how: compile_(net, backend=backend, **how))
+    monkeypatch.setattr(torch, "compile", lambda net, **_: compile_(net, backend=backend))
     monkeypatch.setattr(hardware, "compiles", lambda asked, fabric: asked)  # as on a GPU
     capsys.readouterr()
     recipe = load(tmp_path, small_recipe({"compile": True}, **common))
