@@ -9,9 +9,13 @@ the same with true values cut at 0.5. Both are means over batches, of the images
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives

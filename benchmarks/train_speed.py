@@ -147,9 +147,12 @@ def real_loop(
     phase = settings.phases[-1].model_copy(update={"epochs": 3})
     short = settings.model_copy(update={"phases": (phase,)})
     cache = Cache(
-        "disk", out / "speed-cache", [*rows, *held_out], archives, settings.resize, [phase.size]
+        "disk", out / "speed-cache", [*rows, *held_out], archives, settings.resize, [phase.size],
+        settings.target.resize,
+    )  # fmt: skip
+    judge = HeldOut(
+        held_out, archives, settings.loss, "none", fabric, 2, 0, False, True, settings.target.hard
     )
-    judge = HeldOut(held_out, archives, settings.loss, "none", fabric, 2, 0, False, True)
     last = out / "speed-last.pt"
     last.unlink(missing_ok=True)
     runtime = recipe.runtime.model_copy(update={"checkpoint_seconds": 1e9})

@@ -72,6 +72,6 @@ def test_the_score_is_the_same_wherever_pixels_are_counted(
     first, *others = scores
     assert first is not None and 0 < first.dice < 1 and len(first.pictures) == 4
     for other in others:
-        assert other is not None and other[:5] == first[:5]
+        assert other is not None and other[:-1] == first[:-1]
         for name, picture in first.pictures.items():
             np.testing.assert_array_equal(other.pictures[name], picture)
