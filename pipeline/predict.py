@@ -80,10 +80,9 @@ def _run(
         stack.enter_context(files.only_process(paths.work / "predict"))
         files.check_writable(paths.kept.parent)  # now, and not after all images
         files.check_writable(paths.prediction.parent)
-        compiled = " compiled" if runtime.compile and fabric.device.type == "cuda" else ""
         key = fingerprint.key(
             "predict",
-            f"{tta} {runtime.batch_size} {size} {hardware.arithmetic(fabric)}{compiled}",
+            f"{tta} {runtime.batch_size} {size} {hardware.arithmetic(fabric, runtime.compile)}",
             [paths.samples, *(paths.model(fold) for fold in folds)],
             paths.raw,
         )

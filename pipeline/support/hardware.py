@@ -316,11 +316,11 @@ def describe(fabric: Fabric) -> str:
     return f"{arithmetic(fabric)}{several}"
 
 
-def arithmetic(fabric: Fabric) -> str:
-    """What decides how numbers are rounded: the device and the precision."""
-    name = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU"
-    threads = f", {torch.get_num_threads()} threads" if name == "CPU" else ""
-    return f"{name}{threads}, {precision(fabric)}"
+def arithmetic(fabric: Fabric, compiled: bool = False) -> str:
+    """What decides how numbers are rounded: the device, the precision, and whether it compiles."""
+    if fabric.device.type == "cuda":
+        return f"{torch.cuda.get_device_name()}, {precision(fabric)}{', compiled' * compiled}"
+    return f"CPU, {torch.get_num_threads()} threads, {precision(fabric)}"
 
 
 def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:

@@ -105,15 +105,18 @@ def make(
     theirs = read.load(recipe_file(asked.recipe)).validate_.tta
     key = fingerprint.key(
         "train",
-        f"{theirs} {runtime.batch_size} {hardware.arithmetic(fabric)}",
+        f"{theirs} {runtime.batch_size} {hardware.arithmetic(fabric, runtime.compile)}",
         [paths.samples, path],
         paths.raw,
     )
     size = kept.chunk_size(runtime.batch_size)
     chunks = Chunks(work / f"pseudo-{key}", key, rows, size)
     workers = hardware.workers(runtime.workers, fabric)
-    predictor = Predictor.of({str(path): teacher}, theirs, fabric, runtime.batch_size, workers)
     missing = distributed.decide_in_first(fabric, chunks.missing)
+    compiled = runtime.compile and bool(missing)
+    predictor = Predictor.of(
+        {str(path): teacher}, theirs, fabric, runtime.batch_size, workers, compiled
+    )
     _predict(predictor, chunks, missing, archives)
     distributed.wait_for_all(fabric)
     remedy = "run the train stage again"
