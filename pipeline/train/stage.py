@@ -115,7 +115,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
         images = job.cache.at(phase.size)
         dataset = job.training_set(images, phase.size)
         if compiles:
-            wrapped, compiles = _compile(wrapped, network, phase, job)
+            compiles = _compile(wrapped, network, phase, job)
         workers = hardware.workers(job.runtime.workers, fabric)
         loader = load_batches(dataset, batches, workers, pin=fabric.device.type == "cuda")
         while progress.epoch < ends and not progress.is_stale(patience):
@@ -234,14 +234,14 @@ def _set_up(network: model.Segmenter, job: Job, compiles: bool) -> tuple[Any, An
     return wrapped, optimizer
 
 
-def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> tuple[Any, bool]:
+def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> bool:
     """Compile for a phase's batches now, by one step that leaves no trace.
 
     Compiling takes a minute: it is told, and not counted as speed. A network that does not
     compile is trained as it is, and that is said.
 
     Returns:
-        What runs the network from now on, and whether it is compiled.
+        Whether it is compiled from now on.
     """
     fabric = job.fabric
     share = min(phase.batch_size, len(job.every_row)) // fabric.world_size
@@ -264,7 +264,7 @@ def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> 
         for buffer, before in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(before)
     network.zero_grad(set_to_none=True)
-    return wrapped, done
+    return done
 
 
 def _title(number: int, epoch: int, settings: Train) -> str:
