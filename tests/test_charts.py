@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.data.samples import Sample
 from pipeline.evaluation.out_of_fold import OutOfFold
-from pipeline.report import charts
+from pipeline.report import charts, page
 from pipeline.report.results import Results
 
 
@@ -154,3 +154,14 @@ def test_a_wrong_mask_is_suspected_and_a_weak_fold_is_not() -> None:
     (one,) = results(np.stack(mislabelled + weak), folds).suspects()
     assert (one.sample_id, one.fold, one.lacking) == ("i19", 0, 0)
     assert one.extra == pytest.approx(700 / 4000)
+
+
+def test_a_gain_that_one_fold_cannot_check_is_not_called_checked() -> None:
+    gain = {"gain": 0.002, "honest_gain": None, "accepted": False}
+    assert page._clean_up({"fill_holes": gain}) == (
+        "none", "what each adds, chosen on these same images: fill holes: +0.00200",
+    )  # fmt: skip
+    checked = gain | {"honest_gain": 0.001, "accepted": True}
+    assert page._clean_up({"fill_holes": checked}) == (
+        "fill holes", "what each adds, judged on other folds: fill holes: +0.00100",
+    )  # fmt: skip

@@ -138,7 +138,9 @@ def _clean_up(repairs: dict[str, Any]) -> tuple[str, str]:
         + _difference(one["gain"] if one["honest_gain"] is None else one["honest_gain"])
         for name, one in repairs.items()
     ]
-    return ", ".join(made) or "none", "what each adds, judged on other folds: " + ", ".join(each)
+    nested = all(one["honest_gain"] is not None for one in repairs.values())
+    where = "judged on other folds" if nested else "chosen on these same images"
+    return ", ".join(made) or "none", f"what each adds, {where}: {', '.join(each)}"
 
 
 def _submitted_tile(submission: Submission | None) -> tuple[str, str, str]:
