@@ -110,10 +110,12 @@ def _params() -> str:
 
 
 def _folds(recipe: Recipe, name: str) -> str:
-    if name not in read.load_recipes(PARAMS):
+    listed = read.load_blends(PARAMS) if recipe.blend else read.load_recipes(PARAMS)
+    if name not in listed:
         return f"{PARAMS} does not list {name}, so dvc repro does not run it"
     folds = read.load_folds(PARAMS, recipe.split.folds)
-    return f"of {recipe.split.folds} folds dvc repro trains {', '.join(map(str, folds))}"
+    does = "blends" if recipe.blend else "trains"
+    return f"of {recipe.split.folds} folds dvc repro {does} {', '.join(map(str, folds))}"
 
 
 def _machine(recipe: Recipe) -> str:
@@ -126,6 +128,8 @@ def _machine(recipe: Recipe) -> str:
 
 def _archives(recipe: Recipe, paths: Paths) -> str:
     wanted = recipe.download
+    if recipe.blend:
+        return f"archives are those of {recipe.blend.recipes[0]}"
     if isinstance(wanted, Folders):
         for key, place in (("images", wanted.images), ("masks", wanted.masks)):
             if not Path(place).expanduser().exists():

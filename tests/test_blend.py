@@ -224,6 +224,13 @@ def test_it_is_reported_and_submitted_like_any_other(
         main(["submit", "both", "--check-only"])
 
 
+def test_check_knows_what_is_blended(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "both"])
+    said = capsys.readouterr().out
+    assert "dvc repro runs good, other, both" in said
+    assert "of 2 folds dvc repro blends 0, 1" in said
+
+
 def test_dvc_sees_when_a_blend_is_out_of_date(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

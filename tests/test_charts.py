@@ -58,7 +58,7 @@ def test_a_crash_does_not_flatten_what_is_near_one() -> None:
 
 def test_a_loss_is_drawn_where_it_was_measured() -> None:
     measured = history([0.9] * 5).assign(held_out_loss=[0.5, np.nan, 0.3, np.nan, 0.4])
-    svg = charts.losses({0: measured, 1: measured}, "held_out_loss")
+    svg = charts.by_epoch({0: measured, 1: measured}, "held_out_loss", "loss")
     assert inside(svg) == (6, 6), "three epochs of two folds, all within the axes"
     first, second, third = (y for _, y in marks(svg)[:3])
     assert first < third < second, "downwards on the page"
