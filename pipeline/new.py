@@ -7,6 +7,7 @@ the last word.
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 import re
@@ -64,7 +65,8 @@ class Place:
             archives = Archives(path.parent)
             names = [one.partition(SEPARATOR)[2] for one in archives.members(path.name)]
         else:
-            raise UserError(f"--{kind}: found {path}, expected a folder or a .zip")
+            what = "a file of another kind" if path.exists() else "nothing"
+            raise UserError(f"--{kind}: found {what} at {path}, expected a folder or a .zip")
         if chosen := folders.pictures([name for name in names if not is_litter(name)], kind):
             return cls(path, chosen, archives)
         some = ", ".join(names[:3]) or "nothing"
@@ -83,6 +85,7 @@ class Findings:
     stems: list[str]
     mask_ending: str
     sizes: list[Size]
+    copies: list[str]  # images that hold what an image before them holds
     values: Counter[int]
     masks_looked_at: int
     mean: list[float]
@@ -113,9 +116,15 @@ def look(images: Path, masks: Path) -> Findings:
         )
     stems = sorted(of_image)
     with ThreadPoolExecutor() as pool:
-        sizes = list(
-            pool.map(lambda s: pictures_of.read_size(pictures.read(of_image[s]), s), stems)
-        )
+        seen = list(pool.map(lambda s: _size_and_digest(pictures, of_image[s]), stems))
+        sizes = [size for size, _ in seen]
+        copies = _copies([of_image[stem] for stem in stems], [digest for _, digest in seen])
+        wrong = pool.map(lambda s, size: _other_size(truths, of_mask[s], size), stems, sizes)
+        if told := [one for one in wrong if one]:
+            raise UserError(
+                f"{masks}: {len(told)} of {len(stems)} masks have another size than their image, "
+                f"the first is {told[0]}; expected the same: correct them, or take them away"
+            )
         some = _spread(stems, _LOOKED_AT)
         colored = _are_colors(truths, [of_mask[stem] for stem in some[:20]])
         counted = pool.map(lambda s: _values(truths, of_mask[s], colored), some)
@@ -125,7 +134,12 @@ def look(images: Path, masks: Path) -> Findings:
             lambda s: _colors(pictures, of_image[s], size_of[s]), _spread(stems, _MEASURED)
         )
         moments = np.mean(list(measured), axis=0)  # 2, 3
-    if not 2 <= len(values) <= _MOST_CLASSES:
+    if len(values) == 1:
+        raise UserError(
+            f"{masks}: found the value {shown(*values)} alone in {len(some)} masks, expected two "
+            f"at least, the background's and another; are these the masks?"
+        )
+    if len(values) > _MOST_CLASSES:
         found = ", ".join(map(shown, sorted(values)[:8]))
         raise UserError(
             f"{masks}: found {len(values)} values in {len(some)} masks ({found}, ...), expected "
@@ -134,10 +148,47 @@ def look(images: Path, masks: Path) -> Findings:
         )
     std = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0))
     return Findings(
-        stems, ending, sizes, values, len(some),
+        stems, ending, sizes, copies, values, len(some),
         [round(float(value), 3) for value in moments[0]],
         [round(max(float(value), 0.001), 3) for value in std],
     )  # fmt: skip
+
+
+def _size_and_digest(place: Place, name: str) -> tuple[Size, bytes]:
+    data = place.read(name)
+    return pictures_of.read_size(data, name), hashlib.sha256(data).digest()
+
+
+def _copies(names: Sequence[str], digests: Sequence[bytes]) -> list[str]:
+    """The files that hold what one before them holds.
+
+    Raises:
+        UserError: some have the same name too: a folder is there twice, and its images would be
+            trained on and held out at once.
+    """
+    first: dict[bytes, str] = {}
+    pairs = [
+        (first.setdefault(digest, name), name) for name, digest in zip(names, digests, strict=True)
+    ]
+    copies = [(one, other) for one, other in pairs if one != other]
+    if same := [pair for pair in copies if len({PurePosixPath(name).name for name in pair}) == 1]:
+        raise UserError(
+            f"{same[0][0]} and {same[0][1]}: found {len(same)} images twice, under the same name "
+            f"in two folders; give one of the folders alone, or each would be trained on and "
+            f"held out at once"
+        )
+    return [other for _, other in copies]
+
+
+def _other_size(place: Place, name: str, size: Size) -> str:
+    """What is wrong with a mask whose image has this size, or ""."""
+    found = pictures_of.read_size(place.read(name), name)
+    if found == size:
+        return ""
+    said = f"{name}, {found[0]}x{found[1]} pixels (height x width) instead of {size[0]}x{size[1]}"
+    if found == size[::-1]:
+        said += " (pictures that a camera's note turns are taken as they lie in the file)"
+    return said
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
@@ -391,12 +442,19 @@ def write(name: str, images: Path, masks: Path, decisions: Sequence[Decision]) -
 def run(name: str, images: Path, masks: Path, say: Callable[[str], None] = print) -> None:
     """Look, decide, write, and tell."""
     path = recipe_file(name)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # it names folders, stages and other recipes
+        raise UserError(f"found the name {name!r}, expected letters, digits, _ and - alone")
     if path.exists():
         raise UserError(f"{path}: there is such a recipe; take another name, or delete it first")
     found = look(images, masks)
     low, high = min(found.sizes), max(found.sizes)
     sizes = f"{low[0]}x{low[1]}" + (f" to {high[0]}x{high[1]}" if low != high else "")
     say(f"{len(found.stems)} images with masks, {sizes} pixels (height x width)")
+    if found.copies:
+        say(
+            f"{len(found.copies)} images are copies of others, as {found.copies[0]}: take them "
+            f"away, or write a group that holds copies together, or scores will be flattered"
+        )
     decisions = plan(found, Machine.here())
     for key, value, why in decisions:
         say(f"  {key}: {value}  # {why}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def make(project: Path, masks: str = "masks") -> str:
     ("mask", "ending", "masks", "classes"),
     [
         (grey, "_mask", "images", {"background": 0, "foreground": 255}),
-        (deep, "", "masks", {"background": 0, "foreground": 1000}),
+        (deep, "", "the masks", {"background": 0, "foreground": 1000}),
         (
             colored,
             "",
@@ -182,7 +183,22 @@ def call_them_otherwise(folder: Path) -> None:
 
 def smooth(folder: Path) -> None:
     for path in each_mask(folder):
-        path.write_bytes(png(np.arange(99, dtype=np.uint8)[None]))
+        path.write_bytes(png(np.arange(64 * 96).astype(np.uint8).reshape(64, 96) % 99))
+
+
+def leave_empty(folder: Path) -> None:
+    for path in each_mask(folder):
+        path.write_bytes(png(tiny_mask(0) * 0))
+
+
+def turn_one(folder: Path) -> None:
+    path = each_mask(folder)[1]
+    path.write_bytes(png(np.rot90(tiny_mask(0))))
+
+
+def copy_a_folder(folder: Path) -> None:
+    for kind in ("images", "masks"):
+        shutil.copytree(folder / kind, folder / f"{kind}/again")
 
 
 def no_picture(folder: Path) -> None:
@@ -196,7 +212,10 @@ def no_picture(folder: Path) -> None:
         (leave_all_out, "--masks: found no picture in"),
         (call_them_otherwise, "nothing in common"),
         (smooth, "found 99 values in 12 masks .* expected 2 to 40, one a class; JPEG and soft"),
-        (no_picture, "a_0: 4 bytes that are no readable"),
+        (leave_empty, "found the value 0 alone in 12 masks, expected two at least"),
+        (turn_one, r"1 of 12 masks .* a_1.png, 96x64 .* instead of 64x96 \(pictures that a camera"),
+        (copy_a_folder, "again/a_0.png: found 12 images twice, under the same name in two fold"),
+        (no_picture, "a_0.png: 4 bytes that are no readable"),
     ],
 )
 def test_what_cannot_be_planned_is_said(
@@ -206,6 +225,28 @@ def test_what_cannot_be_planned_is_said(
     spoil(tmp_path)
     with pytest.raises(UserError, match=said):
         new.look(tmp_path / "images", tmp_path / "masks")
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "said"),
+    [
+        ("mine", "nowhere", "--images: found nothing at nowhere, expected a folder or a .zip"),
+        ("mine", "project", "--images: found no picture in project, which holds nothing"),
+        ("my scans", "images", "found the name 'my scans', expected letters, digits, _ and -"),
+    ],
+)
+def test_wrong_places_and_names_are_said(tmp_path: Path, name: str, images: str, said: str) -> None:
+    write_pictures(tmp_path, grey)
+    (tmp_path / "project").mkdir()
+    done = run_verb("new", name, "--images", images, "--masks", "masks", at=tmp_path)
+    assert done.returncode == 1 and said in done.stderr
+
+
+def test_copies_under_other_names_are_said(project: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path, grey)
+    for kind in ("images", "masks"):
+        shutil.copy(tmp_path / kind / "a_0.png", tmp_path / kind / "z_0.png")
+    assert "1 images are copies of others, as z_0.png: take them away" in make(project)
 
 
 def test_a_recipe_that_is_there_is_not_written_over(project: Path, tmp_path: Path) -> None:
@@ -219,7 +260,7 @@ def test_a_recipe_that_is_there_is_not_written_over(project: Path, tmp_path: Pat
 
 FOUND = Findings(
     [f"{car:03d}_{view:02d}" for car in range(300) for view in range(16)],
-    "_mask", [(1280, 1918)] * 4800, Counter({0: 80, 1: 20}), 500, [0.5] * 3, [0.2] * 3,
+    "_mask", [(1280, 1918)] * 4800, [], Counter({0: 80, 1: 20}), 500, [0.5] * 3, [0.2] * 3,
 )  # fmt: skip
 
 
