@@ -105,9 +105,24 @@ def score(args: argparse.Namespace) -> None:
     _verb("score").run(args.submission, args.masks, size, args.partial, args.out)
 
 
-def cutout(args: argparse.Namespace) -> None:
-    """Cut the object out of any photograph, with all trained folds of a recipe."""
-    _verb("cutout").run(_recipe(args), _paths(args), args.photos, args.out, args.threshold)
+def export(args: argparse.Namespace) -> None:
+    """Write a recipe's networks as ONNX files, checked against them in ONNX Runtime."""
+    recipe, paths = _trained(args), _paths(args)
+    folds = paths.trained() if args.fold is None else _folds(args, recipe)
+    _verb("export").run(recipe, paths, folds, args.average)
+
+
+def predict_folder(args: argparse.Namespace) -> None:
+    """Make masks, overlays or cutouts of any photographs, with all trained folds of a recipe."""
+    recipe, verb = _trained(args), _verb("predict_folder")
+    output = verb.Output(args.out, tuple(dict.fromkeys(args.write)), args.overwrite)
+    tiles = None
+    if args.tile is not None:
+        if len(args.tile) > 2:
+            args.parser.error("--tile: expected no number, one or two")
+        size = (args.tile[0], args.tile[-1]) if args.tile else None
+        tiles = verb.Tiles(size, args.overlap)
+    verb.run(recipe, _paths(args), args.images, output, args.threshold, tiles)
 
 
 def preview(args: argparse.Namespace) -> None:
@@ -200,7 +215,9 @@ def _add(verbs: Any, run: Run, recipe: str = "required") -> argparse.ArgumentPar
     """Add a verb; with a recipe it takes `--at` too."""
     said = (run.__doc__ or "").splitlines()[0]
     parser: argparse.ArgumentParser = verbs.add_parser(
-        run.__name__, help=said[0].lower() + said[1:].rstrip("."), description=said
+        run.__name__.replace("_", "-"),
+        help=said[0].lower() + said[1:].rstrip("."),
+        description=said,
     )
     parser.set_defaults(run=run, parser=parser)
     if recipe != "none":
@@ -217,8 +234,8 @@ def _add(verbs: Any, run: Run, recipe: str = "required") -> argparse.ArgumentPar
             default=[],
             metavar="NAME=PATH",
             help="where one of the recipe's places lies, if not at its usual path: archives, raw, "
-            "samples, runs, oof, kept, evaluation, submission, work, logs; may be given several "
-            "times",
+            "samples, runs, oof, kept, evaluation, submission, exported, work, logs; may be given "
+            "several times",
         )
     return parser
 
@@ -272,11 +289,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--partial", action="store_true", help="ignore masks that have no row")
     one.add_argument("--out", type=Path, metavar="FILE", help="also write each image's Dice (.csv)")
-    one = _add(verbs, cutout)
-    one.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="picture files")
-    one.add_argument("--out", type=Path, required=True, help="folder for the cutouts (.png)")
+    one = _add(verbs, predict_folder)
+    one.add_argument(
+        "--images", type=Path, nargs="+", required=True, help="folders of photographs, or files"
+    )
+    one.add_argument("--out", type=Path, required=True, help="folder for the results")
+    one.add_argument(
+        "--write", nargs="+", default=["masks"], choices=["masks", "rle", "overlays", "cutouts"],
+        help="what to make: masks (.png; the usual), one table of run lengths, the photos with "
+        "their masks on them, or all but the object transparent",
+    )  # fmt: skip
     one.add_argument(
         "--threshold", type=float, metavar="T", help="instead of the tuned one; lower keeps more"
+    )
+    one.add_argument(
+        "--tile", type=int, nargs="*", metavar="SIDE",
+        help="go over large photos in tiles of so many pixels (height and width may differ); "
+        "without a number as large as the network's input, so that nothing is resized",
+    )  # fmt: skip
+    one.add_argument(
+        "--overlap", type=float, default=0.25, metavar="SHARE",
+        help="of a tile's side that the next one has too, 0.25 if it is left out",
+    )  # fmt: skip
+    one.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    one = _add(verbs, export)
+    one.add_argument(
+        "--fold", type=int, nargs="+", metavar="K", help="instead of all that are trained"
+    )
+    one.add_argument(
+        "--average", action="store_true", help="one file, with the mean of all folds, instead"
     )
     one = _add(verbs, compare, "none")
     for name, what in (("first", "A"), ("second", "B")):

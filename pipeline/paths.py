@@ -41,6 +41,7 @@ class Paths:
     kept: Path  # the test images' levels, in chunks
     evaluation: Path  # the threshold, scores, tables, the report
     submission: Path  # the submission, and a table of its images
+    exported: Path  # networks as ONNX files
     work: Path  # checkpoints and other scratch, removed on success
     logs: Path  # TensorBoard's, a folder a fold
 
@@ -60,6 +61,7 @@ class Paths:
             "kept": Path("predictions", recipe),
             "evaluation": Path("eval", recipe),
             "submission": Path("submissions", recipe),
+            "exported": Path("exports", recipe),
             "work": Path("work", recipe),
             "logs": Path("logs", recipe),
         }
@@ -75,6 +77,20 @@ class Paths:
     def run(self, fold: int) -> Path:
         """The folder of a fold's training."""
         return self.runs / f"fold{fold}"
+
+    def trained(self) -> tuple[int, ...]:
+        """The folds that have a trained network, in order.
+
+        Raises:
+            UserError: none has.
+        """
+        names = [path.parent.name.removeprefix("fold") for path in self.runs.glob("fold*/model.pt")]
+        if folds := sorted(int(name) for name in names if name.isdecimal()):
+            return tuple(folds)
+        raise UserError(
+            f"{self.runs}: found no fold<k>/model.pt, expected one trained network or more; run "
+            f"dvc repro tune@{self.recipe}, or copy the folder from the machine that trained"
+        )
 
     def model(self, fold: int) -> Path:
         """A fold's network."""

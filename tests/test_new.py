@@ -66,7 +66,8 @@ def project(tmp_path: Path) -> Path:
     base = (ROOT / "recipes/sample.yaml").read_text()
     (tmp_path / "project/recipes").mkdir(parents=True)
     (tmp_path / "project/recipes/sample.yaml").write_text(base)
-    write_yaml(tmp_path / "project/params.yaml", {"recipes": ["mine"], "folds": [0]})
+    params = {"recipes": ["mine"], "blends": [], "folds": [0]}
+    write_yaml(tmp_path / "project/params.yaml", params)
     return tmp_path / "project"
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import jpeg, tiny_image, tiny_mask
 from PIL import Image, ImageCms
 
-from pipeline import cutout
+from pipeline import predict_folder
 from pipeline.data.images import BadImageError
 
 IMAGE = tiny_image(tiny_mask(1), 1)[:51, :77]
@@ -36,19 +36,19 @@ def test_what_the_camera_says_about_up_is_done(
     exif[0x0112] = orientation
     laid = np.ascontiguousarray(LAID[orientation](IMAGE))
     Image.fromarray(laid).save(tmp_path / f"a.{ending}", exif=exif)
-    np.testing.assert_array_equal(cutout.read_photo(tmp_path / f"a.{ending}").pixels, IMAGE)
+    np.testing.assert_array_equal(predict_folder.read_photo(tmp_path / f"a.{ending}").pixels, IMAGE)
 
 
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
     high = (GREY >> 8).astype(np.uint8)
     for name in ("grey.png", "grey.tif", "grey.pgm"):
         cv2.imwrite(str(tmp_path / name), GREY.astype(np.uint16))
-        found = cutout.read_photo(tmp_path / name).pixels
+        found = predict_folder.read_photo(tmp_path / name).pixels
         assert found.dtype == np.uint8 and found.shape == (51, 77, 3)
         np.testing.assert_array_equal(found, np.dstack([high] * 3))
     colors = IMAGE.astype(np.uint16) * 256 + 99
     cv2.imwrite(str(tmp_path / "rgb.png"), colors[..., ::-1])
-    np.testing.assert_array_equal(cutout.read_photo(tmp_path / "rgb.png").pixels, IMAGE)
+    np.testing.assert_array_equal(predict_folder.read_photo(tmp_path / "rgb.png").pixels, IMAGE)
 
 
 def test_other_modes_become_rgb(tmp_path: Path) -> None:
@@ -58,27 +58,27 @@ def test_other_modes_become_rgb(tmp_path: Path) -> None:
     transparent = upright.copy()
     transparent.putalpha(alpha)
     transparent.save(tmp_path / "rgba.png")
-    np.testing.assert_array_equal(cutout.read_photo(tmp_path / "rgba.png").pixels, IMAGE)
+    np.testing.assert_array_equal(predict_folder.read_photo(tmp_path / "rgba.png").pixels, IMAGE)
 
     Image.merge("LA", (grey, alpha)).save(tmp_path / "la.png")
     grey.save(tmp_path / "l.png")
     for name in ("la.png", "l.png"):
         expected = np.dstack([IMAGE[..., 0]] * 3)
-        np.testing.assert_array_equal(cutout.read_photo(tmp_path / name).pixels, expected)
+        np.testing.assert_array_equal(predict_folder.read_photo(tmp_path / name).pixels, expected)
 
     palette = upright.quantize(16)
     for name, kept in (("p.png", None), ("int.png", 3), ("bytes.png", bytes(range(16)))):
         palette.save(tmp_path / name, **({} if kept is None else {"transparency": kept}))
-        found = cutout.read_photo(tmp_path / name).pixels
+        found = predict_folder.read_photo(tmp_path / name).pixels
         np.testing.assert_array_equal(found, np.asarray(palette.convert("RGB")))
 
     upright.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
-    found = cutout.read_photo(tmp_path / "cmyk.jpg").pixels.astype(int)
+    found = predict_folder.read_photo(tmp_path / "cmyk.jpg").pixels.astype(int)
     assert np.abs(found - IMAGE).mean() < 6
 
     Image.fromarray(IMAGE[..., 0] > 190).save(tmp_path / "one.png")
     np.testing.assert_array_equal(
-        cutout.read_photo(tmp_path / "one.png").pixels[..., 1],
+        predict_folder.read_photo(tmp_path / "one.png").pixels[..., 1],
         (IMAGE[..., 0] > 190) * np.uint8(255),
     )
 
@@ -87,7 +87,7 @@ def test_other_modes_become_rgb(tmp_path: Path) -> None:
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path, values: type) -> None:
     Image.fromarray(GREY.astype(values) * 1000).save(tmp_path / "a.tif")
     with pytest.raises(BadImageError, match=r"a\.tif: .*expected 8 or 16 bits"):
-        cutout.read_photo(tmp_path / "a.tif")
+        predict_folder.read_photo(tmp_path / "a.tif")
 
 
 def test_what_is_no_picture_is_named_in_one_line(tmp_path: Path) -> None:
@@ -100,12 +100,12 @@ def test_what_is_no_picture_is_named_in_one_line(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(BadImageError, match=re.escape(name)) as caught:
-            cutout.read_photo(tmp_path / name)
+            predict_folder.read_photo(tmp_path / name)
         assert said in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(BadImageError, match=r"none\.jpg: .*\(No such file or directory\)"):
-        cutout.read_photo(tmp_path / "none.jpg")
+        predict_folder.read_photo(tmp_path / "none.jpg")
     with pytest.raises(BadImageError, match=r"\(Is a directory\)"):
-        cutout.read_photo(tmp_path)
+        predict_folder.read_photo(tmp_path)
 
 
 def test_a_large_photo_is_read_without_a_warning(
@@ -113,7 +113,7 @@ def test_a_large_photo_is_read_without_a_warning(
 ) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", IMAGE[..., 0].size - 1)
-    np.testing.assert_array_equal(cutout.read_photo(tmp_path / "a.png").pixels, IMAGE)
+    np.testing.assert_array_equal(predict_folder.read_photo(tmp_path / "a.png").pixels, IMAGE)
 
 
 def test_a_cutout_has_the_pixels_and_the_profile(tmp_path: Path) -> None:
@@ -121,14 +121,15 @@ def test_a_cutout_has_the_pixels_and_the_profile(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F] = "a camera that knows where it was"
     Image.fromarray(IMAGE).save(tmp_path / "a.png", icc_profile=profile, exif=exif)
-    mask = tiny_mask(1)[:51, :77] > 0
-    cutout.write_cutout(tmp_path / "new/b.png", cutout.read_photo(tmp_path / "a.png"), mask)
+    mask = tiny_mask(1)[:51, :77]
+    photo = predict_folder.read_photo(tmp_path / "a.png")
+    predict_folder.write_cutout(tmp_path / "new/b.png", photo, mask)
     with Image.open(tmp_path / "new/b.png") as written:
         assert written.mode == "RGBA" and written.info["icc_profile"] == profile
         assert not written.getexif()
         pixels = np.asarray(written)
     np.testing.assert_array_equal(pixels[..., :3], IMAGE)
-    np.testing.assert_array_equal(pixels[..., 3], np.where(mask, 255, 0))
+    np.testing.assert_array_equal(pixels[..., 3], np.where(mask > 0, 255, 0))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.png"]
 
 
@@ -136,4 +137,4 @@ def test_a_profile_of_other_colors_is_left_out(tmp_path: Path) -> None:
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[16:20] = b"CMYK"
     Image.fromarray(IMAGE).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=bytes(profile))
-    assert cutout.read_photo(tmp_path / "a.jpg").profile is None
+    assert predict_folder.read_photo(tmp_path / "a.jpg").profile is None

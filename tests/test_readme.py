@@ -207,13 +207,14 @@ def test_every_command_they_mention_exists(capsys: pytest.CaptureFixture[str]) -
         spans = re.findall(r"`([^`\n]+)`", page) + re.findall(
             r"^(?:\$ )?(pipeline .*)$", page, re.M
         )
-        for verb, rest in re.findall(r"\bpipeline ([a-z]+)\b([^|&;\n]*)", "\n".join(spans)):
+        said = "\n".join(spans)
+        for verb, rest in re.findall(r"\bpipeline ([a-z]+(?:-[a-z]+)*)\b([^|&;\n]*)", said):
             with pytest.raises(SystemExit) as stopped:
                 main([verb, "--help"])
             assert stopped.value.code == 0, f"{name}: pipeline {verb}"
-            said = capsys.readouterr().out
+            helped = capsys.readouterr().out
             for flag in re.findall(r"\s(--?[a-z][a-z-]*)", rest):
-                assert flag in said, f"{name}: pipeline {verb} {flag}"
+                assert flag in helped, f"{name}: pipeline {verb} {flag}"
 
 
 def test_the_map_names_every_room() -> None:

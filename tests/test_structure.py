@@ -22,7 +22,8 @@ VERBS = {
     "folds",
     "submit",
     "score",
-    "cutout",
+    "export",
+    "predict_folder",
     "compare",
     "preview",
     "check",
@@ -223,7 +224,9 @@ def test_torch_stays_out_of_what_does_not_compute(verb: str) -> None:
     assert not re.search(r"^\s*(import|from) torch\b", loads(verb), re.M)
 
 
-@pytest.mark.parametrize("verb", ["train", "validate", "predict", "encode", "cutout"])
+@pytest.mark.parametrize(
+    "verb", ["train", "validate", "predict", "encode", "export", "predict_folder"]
+)
 def test_computing_needs_neither_dvc_nor_kaggle(verb: str) -> None:
     assert not re.search(r"^\s*(import|from) (dvc|kaggle)", loads(verb), re.M)
 
@@ -244,7 +247,7 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for verb in VERBS:
-        assert re.search(rf"^    {verb} ", done.stdout, re.M), verb
+        assert re.search(rf"^    {verb.replace('_', '-')}\s", done.stdout, re.M), verb
 
 
 def test_the_sample_is_a_program_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""`pipeline cutout` with networks trained for a moment, against the submission."""
+"""`pipeline predict-folder` with networks trained for a moment, against the submission."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from training import small_recipe
 
-from pipeline import cutout
+from pipeline import predict_folder
 from pipeline.__main__ import main
 from pipeline.data import rows
 from pipeline.data.images import decode_image
@@ -54,7 +54,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     They are PNGs, whatever their names: every reader gives the same pixels of those.
     """
-    folder = tmp_path_factory.mktemp("cutout")
+    folder = tmp_path_factory.mktemp("photos")
     recipe = small_recipe({"deterministic": False}, epochs=4)
     recipe["tune"] |= {"bootstrap": 5, "threshold": 0.4}
     write_yaml(folder / "recipes/tiny.yaml", recipe)
@@ -104,11 +104,11 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command in this process, for the recipe `tiny` into the folder `out`."""
 
-    def run(*arguments: object, recipe: str = "tiny") -> Done:
-        given = [recipe, *map(str, arguments), "--out", "out"]
+    def run(*images: object, more: str = "--write cutouts", recipe: str = "tiny") -> Done:
         code, message = 0, ""
+        given = ["predict-folder", recipe, "--images", *map(str, images), "--out", "out"]
         try:
-            main(["cutout", *given])
+            main([*given, *more.split()])
         except SystemExit as ended:
             code, message = 1, str(ended.code)
         said = capsys.readouterr()
@@ -127,28 +127,45 @@ def refused(done: Done, *said: str) -> None:
 
 def written(name: str) -> tuple[np.ndarray, np.ndarray]:
     """The colors (H, W, 3) of a cutout, and its mask (H, W), made from alpha 255 and 0."""
-    with Image.open(f"out/{name}.png") as picture:
+    with Image.open(f"out/cutouts/{name}.png") as picture:
         assert picture.mode == "RGBA"
         found = np.asarray(picture)
     assert set(np.unique(found[..., 3])) <= {0, 255}
     return found[..., :3], found[..., 3] == 255
 
 
+def mask_of(name: str) -> np.ndarray:
+    with Image.open(f"out/masks/{name}.png") as picture:
+        return np.asarray(picture)
+
+
 def test_the_masks_are_those_of_the_submission(template: Path, run: Run) -> None:
-    done = run(*(f"photos/{name}.jpg" for name in NAMES))
+    Path("photos/notes.txt").write_text("no picture")
+    Path("photos/.DS_Store").write_bytes(b"made by macOS")
+    Path("photos/of a day").mkdir()
+    Path(f"photos/{NAMES[3]}.jpg").rename(f"photos/of a day/{NAMES[3]}.jpg")
+    done = run("photos", more="--write masks cutouts overlays rle")
     assert done.code == 0, done.stderr
     expected = dict(rows.read_rows(template / "submissions/tiny/submit.csv.gz"))
-    assert len(expected) == len(NAMES) == len(list(Path("out").iterdir()))
-    lines = dict(line.split(": ") for line in done.stdout.splitlines())
+    table = dict(rows.read_rows(Path("out/rle.csv")))
+    first, *lines = done.stdout.splitlines()
+    assert first == "photos: 1 files are left alone, which are no pictures by their names"
+    said = dict(line.split(": ") for line in lines)
     for name in NAMES:
-        colors, mask = written(name)
+        at = f"of a day/{name}" if name == NAMES[3] else name
+        colors, mask = written(at)
         np.testing.assert_array_equal(colors, pixels(name))
         np.testing.assert_array_equal(mask, rle.decode(expected[f"{name}.jpg"], *mask.shape))
+        np.testing.assert_array_equal(mask_of(at), mask * np.uint8(255))
+        assert table[f"{at}.jpg"] == expected[f"{name}.jpg"]
         assert 0.01 < mask.mean() < 0.99, "a mask that could be wrong"
         height, width = SIZES[name[:12]]
-        assert lines[f"photos/{name}.jpg"] == (
-            f"{height}x{width} (height x width), {mask.mean():.1%} kept"
+        assert said[f"photos/{at}.jpg"] == (
+            f"{height}x{width} (height x width), {mask.mean():.1%} foreground"
         )
+        with Image.open(f"out/overlays/{at}.jpg") as overlay:
+            assert overlay.size == (width, height)
+    assert len(table) == len(said) == len(NAMES)
 
 
 def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
@@ -158,8 +175,8 @@ def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
     assert run("car.jpg").code == 0
     models = model.load_alike(Path(f"runs/tiny/fold{fold}/model.pt") for fold in (0, 1))
     predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0, False)
-    cutter = cutout.Cutter(predictor, Decision.read(Path("eval/tiny/metrics.json")))
-    as_predict = cutter.cut(decode_image(data, (320, 480), "car.jpg"), "car.jpg")
+    judge = predict_folder.Judge(predictor, Decision.read(Path("eval/tiny/metrics.json")))
+    as_predict = judge.classes(decode_image(data, (320, 480), "car.jpg"), "car.jpg") > 0
     assert 0.01 < as_predict.mean() < 0.99
     assert np.mean(written("car")[1] != as_predict) < 0.01
 
@@ -178,8 +195,6 @@ def test_a_photo_on_its_side_is_turned(project: Path, run: Run) -> None:
 def test_what_cannot_be_read_is_named_and_the_others_are_done(project: Path, run: Run) -> None:
     whole = Path(f"photos/{NAMES[1]}.jpg").read_bytes()
     Path("photos/cut.jpg").write_bytes(whole[:-3000])
-    Path("out").mkdir()
-    Path("out/cut.png").write_bytes(b"of an earlier run")
     paths = [
         f"photos/{NAMES[0]}.jpg",
         "photos/cut.jpg",
@@ -193,25 +208,30 @@ def test_what_cannot_be_read_is_named_and_the_others_are_done(project: Path, run
     assert missing.startswith("photos/none.jpg: ") and "No such file" in missing
     assert summary.startswith("error: 2 of 4 photos could not be read")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [paths[0], paths[3]]
-    names = {path.name for path in Path("out").iterdir()}
-    assert names == {f"{NAMES[0]}.png", f"{NAMES[1]}.png", "cut.png"}
-    assert Path("out/cut.png").read_bytes() == b"of an earlier run"
+    names = {path.name for path in Path("out/cutouts").iterdir()}
+    assert names == {f"{NAMES[0]}.png", f"{NAMES[1]}.png"}
 
 
-def test_no_cutout_is_overwritten_and_no_photo(project: Path, run: Run) -> None:
+def test_nothing_is_overwritten_that_is_not_meant(project: Path, run: Run) -> None:
     one, other = (f"photos/{name}.jpg" for name in NAMES[:2])
     Path("photos/b").mkdir()
     Path(f"photos/b/{NAMES[0]}.tif").touch()
     refused(run(one, other, f"photos/b/{NAMES[0]}.tif"), f"{NAMES[0]}.tif: found the name of {one}")
     refused(run(one, one), "found the name of", "rename one")
-    before = Path(one).read_bytes()
-    Path("link").symlink_to("out")
-    Path("kept").mkdir()
-    shutil.move(one, "kept/car.png")
-    Path("kept").rename("out")
-    done = run("link/car.png")
-    assert done.code == 1 and "error: out/car.png: is one of the photos" in done.stderr
-    assert Path("out/car.png").read_bytes() == before and not done.stdout
+    Path("out/cutouts").mkdir(parents=True)
+    result = Path(f"out/cutouts/{NAMES[0]}.png")
+    result.write_bytes(b"of somebody else")
+    done = run(one, other)
+    assert done.code == 1 and "found it and 0 more of 2 results there" in done.stderr
+    assert result.read_bytes() == b"of somebody else" and not done.stdout
+    assert run(one, more="--write cutouts --overwrite").code == 0
+    before = result.read_bytes()
+    done = run(result, more="--write cutouts --overwrite")
+    assert done.code == 1 and f"error: {result}: is one of the photos" in done.stderr
+    assert result.read_bytes() == before and not done.stdout
+    shutil.move("out", "photos/out")  # results among the photos are none of them
+    done = run("photos", more="--out photos/out --write cutouts --overwrite")
+    assert "photos/out" not in done.stdout
 
 
 def test_what_is_missing_is_named(project: Path, run: Run) -> None:
@@ -220,9 +240,9 @@ def test_what_is_missing_is_named(project: Path, run: Run) -> None:
     Path("eval/tiny/metrics.json").unlink()
     refused(run(photo), "eval/tiny/metrics.json: no such file", "tune", "or give --threshold")
     for wrong in ("0", "1", "nan", "-0.5"):
-        refused(run(photo, f"--threshold={wrong}"), f"--threshold: found {float(wrong)}")
+        refused(run(photo, more=f"--threshold={wrong}"), f"--threshold: found {float(wrong)}")
     shutil.rmtree("runs/tiny/fold0")
-    done = run(photo, "--threshold", "0.4")
+    done = run(photo, more="--threshold 0.4")
     assert done.code == 0, "one network will do"
     shutil.rmtree("out")
     shutil.rmtree("runs")
@@ -234,14 +254,14 @@ def test_what_is_missing_is_named(project: Path, run: Run) -> None:
 def test_the_folder_may_be_no_file(project: Path, run: Run) -> None:
     Path("out").write_text("a file")
     done = run(f"photos/{NAMES[0]}.jpg")
-    assert done.code == 1 and "error: out: no folder can be made" in done.stderr
+    assert done.code == 1 and "error: out: " in done.stderr and "a file stands where" in done.stderr
 
 
 def test_a_threshold_given_counts_instead_of_the_tuned_one(project: Path, run: Run) -> None:
     photo = f"photos/{NAMES[0]}.jpg"
     masks = []
-    for given in ((), ("--threshold", 102.4 / 256), ("--threshold", 0.05), ("--threshold", 0.7)):
-        assert run(photo, *given).code == 0
+    for given in ("", f"--threshold {102.4 / 256}", "--threshold 0.05", "--threshold 0.7"):
+        assert run(photo, more=f"--write cutouts --overwrite {given}").code == 0
         masks.append(written(NAMES[0])[1])
     np.testing.assert_array_equal(masks[0], masks[1])  # the nearest of 256
     assert np.all(masks[2] >= masks[0]) and np.all(masks[0] >= masks[3])
@@ -260,7 +280,7 @@ def test_the_largest_part_alone_where_tuning_says_so(project: Path, run: Run) ->
     assert regions.measure(regions.of_mask(every), every.shape[1]).count > 1
     tuned["clean_up"]["keep_largest"] = True
     metrics.write_text(json.dumps(tuned))
-    assert run("two.png", "--threshold", "0.4").code == 0
+    assert run("two.png", more="--write cutouts --overwrite --threshold 0.4").code == 0
     np.testing.assert_array_equal(
         written("two")[1], clean_up.clean(every, clean_up.CleanUp(keep_largest=True))
     )
@@ -268,10 +288,10 @@ def test_the_largest_part_alone_where_tuning_says_so(project: Path, run: Run) ->
 
 def test_an_empty_mask_is_told(project: Path, run: Run) -> None:
     Image.new("RGB", (33, 21), (180, 180, 180)).save("wall.png")
-    done = run("wall.png", "--threshold", "0.996")
+    done = run("wall.png", more="--write cutouts --threshold 0.996")
     assert done.code == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.startswith("wall.png: 21x33 (height x width), 0.0% kept; nothing was found")
+    assert line.startswith("wall.png: 21x33 (height x width), 0.0% foreground; nothing was found")
     assert not written("wall")[1].any() and (written("wall")[0] == 180).all()
 
 
@@ -286,7 +306,7 @@ def test_of_several_classes_all_but_background_is_kept(project: Path, run: Run) 
         networks.append(model.build(description, "none").eval())
         path = Path(f"runs/tiny/fold{fold}/model.pt")
         model.save(path, networks[-1], networks[-1].state_dict())
-    assert run(f"photos/{NAMES[2]}.jpg").code == 0
+    assert run(f"photos/{NAMES[2]}.jpg", more="--write cutouts masks rle").code == 0
 
     images = torch.from_numpy(pixels(NAMES[2])[None])  # of the networks' size
     with torch.inference_mode():
@@ -294,8 +314,75 @@ def test_of_several_classes_all_but_background_is_kept(project: Path, run: Run) 
             one(images).softmax(1) + one(images.flip(2)).softmax(1).flip(3) for one in networks
         )
     levels = (total[0] / 4 * 256).numpy().astype(np.uint8)  # two networks, each twice
-    expected = levels.argmax(0) > 0
+    expected = levels.argmax(0)
     found = written(NAMES[2])[1]
-    assert 0.01 < expected.mean() < 0.99 and np.mean(found != expected) < 1e-3
+    assert 0.01 < (expected > 0).mean() < 0.99 and np.mean(found != (expected > 0)) < 1e-3
+    indices = mask_of(NAMES[2])  # of the palette, as masks are read
+    assert np.mean(indices != expected) < 1e-3 and set(np.unique(indices)) == {0, 1, 2}
+    header, *lines = Path("out/rle.csv").read_text().splitlines()
+    assert header == "img,class,rle_mask" and len(lines) == 2
+    for line in lines:
+        name, index, text = line.split(",")
+        assert name == f"{NAMES[2]}.jpg"
+        np.testing.assert_array_equal(rle.decode(text, 51, 77), indices == int(index))
     shutil.rmtree("out")
-    refused(run(f"photos/{NAMES[2]}.jpg", "--threshold", "0.4"), "networks of 3 classes")
+    refused(run(f"photos/{NAMES[2]}.jpg", more="--threshold 0.4"), "networks of 3 classes")
+
+
+def pointwise(classes: int) -> predict_folder.Judge:
+    """A judge whose network looks at each pixel alone, so that tiles change nothing."""
+    description = model.Description({}, (32, 40), "area", (0.5,) * 3, (0.1,) * 3, classes, 0)
+    torch.manual_seed(4)
+    network = model.Segmenter(torch.nn.Conv2d(3, classes, 1), description)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    predictor = Predictor.of({"one": network}, "none", fabric, 1, 0, False)
+    return predict_folder.Judge(predictor, Decision(100) if classes == 1 else None)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("size", [(64, 96), (33, 70), (20, 96), (20, 30)])
+def test_tiles_cover_a_photo_without_seams(classes: int, size: tuple[int, int]) -> None:
+    judge = pointwise(classes)
+    image = np.ascontiguousarray(pixels(NAMES[0])[: size[0], : size[1]])
+    whole = Predictor.of_image(
+        dataclasses.replace(judge.predictor, size=size), image, "whole"
+    )  # fmt: skip
+    wanted = (min(32, size[0]), min(40, size[1]))
+    for overlap in (0.0, 0.25, 0.7):
+        tiled = dataclasses.replace(
+            judge,
+            tiles=predict_folder.Tiles(wanted if wanted != (32, 40) else None, overlap),
+            predictor=dataclasses.replace(judge.predictor, size=wanted),
+        )
+        np.testing.assert_array_equal(tiled._tiled(image, "tiled"), whole)
+
+
+def test_tiles_are_blended_where_they_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two tiles that say 0 and 200, what is between rises in small steps."""
+    judge = dataclasses.replace(pointwise(1), tiles=predict_folder.Tiles((32, 64), 0.5))
+    said = iter([0, 200])
+    monkeypatch.setattr(
+        Predictor, "of_image", lambda *_: np.full((32, 40), next(said), np.uint8)
+    )  # fmt: skip
+    row = judge._tiled(np.zeros((32, 96, 3), np.uint8), "two")[7].astype(int)
+    assert (row[:32] == 0).all() and (row[64:] == 200).all()
+    assert (np.diff(row) >= 0).all() and np.diff(row).max() <= 8
+
+
+def test_tiles_see_a_large_photo_as_it_is(project: Path, run: Run) -> None:
+    """Four cars in one photo, each in a tile of its own, are found as each alone is."""
+    Path("eval/tiny/metrics.json").write_text(json.dumps(Decision(102).as_metrics()))  # no repairs
+    one = pixels(NAMES[0])
+    Image.fromarray(np.tile(one, (2, 2, 1))).save("four.png")
+    assert run("four.png", more="--tile 64 96 --overlap 0").code == 0
+    assert run(f"photos/{NAMES[0]}.jpg", more="").code == 0
+    np.testing.assert_array_equal(mask_of("four"), np.tile(mask_of(NAMES[0]), (2, 2)))
+    for wrong, words in (("--tile 2", "--tile: found (2, 2)"), ("--tile --overlap 1", "--overlap")):
+        done = run("four.png", more=f"{wrong} --overwrite")
+        assert done.code == 1 and words in done.stderr
+
+
+def test_a_folder_without_pictures_is_said(project: Path, run: Run) -> None:
+    Path("empty").mkdir()
+    done = run("empty")
+    assert done.code == 1 and "error: --images: found no picture in empty" in done.stderr
