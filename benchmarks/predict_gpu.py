@@ -13,12 +13,13 @@ are foreground, they cost what trained ones do.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -33,7 +34,7 @@ from pipeline.data.images import read_size
 from pipeline.data.samples import Sample
 from pipeline.levels import kept
 from pipeline.networks import model
-from pipeline.networks.predictor import Predictor, Tta
+from pipeline.networks.predictor import Prediction, Predictor, Tta
 from pipeline.recipe import read
 from pipeline.recipe.schema import Library, Train
 from pipeline.support import hardware
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", type=Path, required=True, help="folder with test.zip")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "carvana.yaml")
-    parser.add_argument("--images", type=int, default=12_000, help="that pass through networks")
+    parser.add_argument("--images", type=int, default=16_000, help="that pass through networks")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rehearse", action="store_true", help="few small images, on any device")
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for count, tta, ready in VARIANTS:
             models = {f"network {fold}": build(one, fold) for fold in range(count)}
             predictor = predict_with(models, tta, ready, fabric, args)
-            some = rows[: max(2 * args.batch, len(rows) // (count * (1 if tta == "none" else 2)))]
+            some = rows[: max(4 * args.batch, len(rows) // (count * (1 if tta == "none" else 2)))]
             bare = bare_forward(some, args.raw, predictor)
             whole, waited = end_to_end(some, args.raw, predictor)
             how = "folded, compiled" if ready and fabric.device.type == "cuda" else "eager"
@@ -171,25 +172,26 @@ def end_to_end(rows: list[Sample], raw: Path, predictor: Predictor) -> tuple[flo
 
     Both after the first batches.
     """
-    warm = min(4, len(rows) // predictor.batch_size // 2) * predictor.batch_size
+    size = predictor.batch_size
+    warm = min(4, len(rows) // size // 2) * size
     timers, began = Timers(), [0.0, 0.0]
 
-    def images() -> Iterator[kept.Image]:
-        predictions = predictor.predict(rows, Archives(raw), timers)
-        stream = read_ahead(predictions, 2 * predictor.batch_size)
-        packed = ordered(
-            lambda one: kept.Image.of(one.row.sample_id, one.levels, one.disagreement, one.error),
-            stream, 2,
-        )  # fmt: skip
-        for number, image in enumerate(packed):
-            if number == warm:
-                began[:] = time.perf_counter(), timers.seconds["images"]
-            yield image
+    def predictions() -> Generator[Prediction, None, None]:
+        with contextlib.closing(predictor.predict(rows, Archives(raw), timers)) as made:
+            for number, prediction in enumerate(made):
+                if number == warm:  # a whole batch is done then, and is not counted
+                    began[:] = time.perf_counter(), timers.seconds["images"]
+                yield prediction
 
+    packed = ordered(
+        lambda one: kept.Image.of(one.row.sample_id, one.levels, one.disagreement, one.error),
+        read_ahead(predictions(), 2 * size), 2,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        kept.write(Path(folder, "kept"), "benchmark", images(), len(rows))
+        kept.write(Path(folder, "kept"), "benchmark", packed, len(rows))
         seconds = time.perf_counter() - began[0]
-        return (len(rows) - warm) / seconds, (timers.seconds["images"] - began[1]) / seconds
+    waited = (timers.seconds["images"] - began[1]) / seconds
+    return (len(rows) - warm - size) / seconds, waited
 
 
 if __name__ == "__main__":

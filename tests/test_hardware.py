@@ -1,7 +1,9 @@
+import contextlib
 import datetime
 import os
 import signal
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +78,38 @@ def test_processes_wait_for_each_other_as_long_as_a_test_set_takes(
     monkeypatch.setattr(hardware.Fabric, "launch", lambda self: None)
     fabric = hardware.launch("cpu", "32-true", 0, 2, 1)
     assert fabric.strategy._timeout >= datetime.timedelta(days=1)  # type: ignore[attr-defined]
+
+
+def test_an_upload_is_waited_for_by_the_work_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied on a stream of its own, kept until the other one is done; with a GPU's calls faked."""
+    done: list[str] = []
+
+    class Fake:
+        """A stream, or a tensor, that notes what is asked of it."""
+
+        def wait_stream(self, other: object) -> None:
+            done.append("current waits")
+
+        def to(self, device: object, non_blocking: bool) -> "Fake":
+            done.append(f"copied, non_blocking {non_blocking}")
+            return self
+
+        def record_stream(self, other: object) -> None:
+            done.append("kept for current")
+
+    @contextlib.contextmanager
+    def stream(one: object) -> Iterator[None]:
+        done.append("on its own")
+        yield
+        done.append("back")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Fake())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Fake())
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    hardware.Upload(torch.device("cuda"))(Fake())  # type: ignore[arg-type]
+    assert done == [
+        "on its own", "copied, non_blocking True", "back", "current waits", "kept for current",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [

@@ -74,7 +74,8 @@ class HeldOut:
 
     Masks at full resolution are decoded once and kept, as bits of one class (300 MB for a fold
     of all 318 cars), where `keep` asks for it. A GPU compares masks of one class itself: bits go
-    there, four numbers come back. Elsewhere threads do it.
+    there, four numbers come back. Elsewhere threads do it. The network runs as it is in training:
+    to fold and compile it after each epoch would take longer than it saves.
     """
 
     rows: Sequence[Sample]
