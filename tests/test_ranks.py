@@ -64,12 +64,20 @@ def test_two_processes_learn_what_one_does(raw: Path, tmp_path: Path, backend: o
         torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5)
 
 
+# What SLURM tells a batch script, in which no `srun` stands.
+BATCH = {"SLURM_JOB_NAME": "a", "SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0",
+         "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
+
+
 def command(place: Place) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "pipeline", *place.arguments(0)]
-    return subprocess.run(line, cwd=place.folder, capture_output=True, text=True)
+    environment = os.environ | BATCH
+    return subprocess.run(
+        line, cwd=place.folder, env=environment, capture_output=True, text=True, timeout=200
+    )
 
 
-def test_the_command_starts_its_other_process(raw: Path, tmp_path: Path) -> None:
+def test_the_command_starts_its_other_process_also_under_slurm(raw: Path, tmp_path: Path) -> None:
     place = Place(tmp_path, raw, small_recipe({"devices": 2}, epochs=2, weights={"ema": 0.9}))
     done = command(place)
     assert done.returncode == 0, done.stderr
@@ -170,12 +178,18 @@ def test_parameters_that_no_output_needs_are_not_waited_for(tmp_path: Path) -> N
     assert {name for name, one in segmenter.named_parameters() if one.grad is not None} == used
 
 
-def test_torchrun_must_start_as_many_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process each would train the same fold four times, all into one place."""
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+@pytest.mark.parametrize(("starter", "told"), [
+    ("torchrun", {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "4"}),
+    ("srun", {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}),
+])  # fmt: skip
+def test_as_many_are_started_as_the_recipe_says(
+    starter: str, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One device each would train the same fold four times, all into one place."""
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
     assert hardware.check("cpu", "32-true", 2, 2) == "cpu"
-    with pytest.raises(UserError, match="torchrun has started 4 processes, expected 1 x 1"):
+    with pytest.raises(UserError, match=f"{starter} has started 4 processes, expected 1 x 1"):
         hardware.check("cpu", "32-true", 1, 1)
 
 

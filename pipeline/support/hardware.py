@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.plugins.precision import Precision as FabricPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -25,6 +26,11 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 # Variables by which torchrun and SLURM, or Fabric in its own processes, tell who is who.
 _STARTERS = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "NODE_RANK"}
+# By what each is known, and where it tells how many processes it has started.
+_COUNTS = {
+    "torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"),
+    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_TASKS"),
+}
 # A process that is done waits so long for the others: for a shard of a test set, or an epoch.
 # Its default, 30 minutes, would end a run whose shares are uneven.
 _PATIENCE = datetime.timedelta(days=1)
@@ -34,16 +40,18 @@ def check(accelerator: str, precision: Precision, devices: int, nodes: int) -> s
     """What computes, `cpu` or `cuda`; for the arguments see `launch`.
 
     Raises:
-        UserError: more GPUs are asked for than there are, float16 on a CPU, or torchrun has started
-            another number of processes.
+        UserError: more GPUs are asked for than there are, float16 on a CPU, or torchrun or srun
+            has started another number of processes.
     """
-    started = os.environ["WORLD_SIZE"] if "TORCHELASTIC_RUN_ID" in os.environ else devices * nodes
-    if int(started) != devices * nodes:
-        raise UserError(
-            f"torchrun has started {started} processes, expected {nodes} x {devices} "
-            f"(runtime.nodes x runtime.devices; validate takes one process); change torchrun's "
-            f"--nnodes and --nproc-per-node, or the recipe"
-        )
+    for starter, (sign, count) in _COUNTS.items():
+        if sign in os.environ and (started := int(os.environ[count])) != devices * nodes:
+            if (starter, started) == ("srun", 1):
+                continue  # Fabric starts the others, see `launch`
+            raise UserError(
+                f"{starter} has started {started} processes, expected {nodes} x {devices} "
+                f"(runtime.nodes x runtime.devices; validate takes one process); change what "
+                f"{starter} is told, or the recipe"
+            )
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cuda" and not torch.cuda.is_available():
@@ -93,12 +101,16 @@ def launch(
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         torch.backends.cudnn.benchmark = True
     several = devices * nodes > 1
+    # One process of a batch script without srun: without being told, Fabric would take SLURM's word
+    # that it is the only one, and leave the other devices idle.
+    alone = several and nodes == 1 and os.environ.get("SLURM_NTASKS") == "1"
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=_PATIENCE) if several else "auto",
         precision=_best_precision(accelerator) if precision == "auto" else precision,
+        plugins=[LightningEnvironment()] if alone else None,
     )
     fabric.launch()
     distributed.end_with_first()
