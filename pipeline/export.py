@@ -160,16 +160,27 @@ class About:
 
 
 def write(path: Path, networks: Sequence[Segmenter], flip: bool, about: About) -> None:
-    """Write one file with the mean of the networks' probabilities."""
+    """Write one file with the mean of the networks' probabilities.
+
+    Raises:
+        UserError: torch's exporter has no words for an operation of the network.
+    """
     size = networks[0].description.size
     example = torch.zeros(2, size[0] + 3, size[1] + 5, 3, dtype=torch.uint8)
     dynamic = {0: "batch", 1: "height", 2: "width"}
     with warnings.catch_warnings():  # of the exporter, about itself
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            Whole(networks, flip).eval(), (example,), dynamo=True, verbose=False,
-            input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=(dynamic,),
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                Whole(networks, flip).eval(), (example,), dynamo=True, verbose=False,
+                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=(dynamic,),
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise UserError(
+                f"{networks[0].description.network['architecture']}: torch's exporter cannot write "
+                f"this network as ONNX ({reason}); use pipeline predict-folder"
+            ) from error
     assert program is not None
     program.model.metadata_props.update(dataclasses.asdict(about))
     program.save(path)
