@@ -343,7 +343,7 @@ def run_until(command: str, project: Path, deadline: float) -> None:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         process.wait()
-        leave(words[2])
+        leave(" ".join(words[2:4]))
     if code:
         sys.exit(code)
 
