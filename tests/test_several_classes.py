@@ -21,7 +21,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose every stage has run, one fold of three."""
     folder = tmp_path_factory.mktemp("pets")
     recipe = smaller(yaml.safe_load((ROOT / "recipes/oxford-pets.yaml").read_text()))
-    one_phase(recipe, epochs=20)
+    one_phase(recipe, epochs=40)
     recipe["train"]["model"]["width"] = 4
     # Scored after each epoch are then the images that are held out, too.
     recipe["split"] |= {"held_out": 0.4, "validation": "none"}
