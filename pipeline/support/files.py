@@ -101,13 +101,13 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and a file in it, which is removed: refuse before the work, not after it.
+    """Make `folder` and a nameless file in it: refuse before the work, not after it.
 
     Raises:
         UserError: the file system refuses, see `explained`.
     """
     make_folder(folder)
-    with explained(folder), tempfile.NamedTemporaryFile(dir=folder, suffix=TEMPORARY):
+    with explained(folder), tempfile.TemporaryFile(dir=folder):  # a kill leaves nothing
         pass
 
 
