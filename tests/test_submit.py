@@ -663,7 +663,7 @@ def test_a_ledger_that_cannot_be_written(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", "submissions")
 
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     done = run("tiny", "-m", "x")
     assert done.returncode == 1 and "submissions: Read-only file system" in done.stderr
     assert not server.log
