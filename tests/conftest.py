@@ -18,8 +18,11 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.__main__ import main
+from pipeline.data.archives import Archives
+from pipeline.data.samples import Sample
 from pipeline.recipe.schema import ByGroup
-from pipeline.sources import brain_mri, oxford_pets
+from pipeline.sources import brain_mri, carvana, oxford_pets
+from pipeline.split import split
 
 # Before torch is loaded, here and in every process that a test starts: tests run side by side,
 # and threads of two processes that wait for each other on the same cores are five times slower.
@@ -170,6 +173,20 @@ def raw(tmp_path: Path) -> Path:
     """A folder of tiny archives."""
     write_tiny_archives(tmp_path / "raw")
     return tmp_path / "raw"
+
+
+@pytest.fixture
+def archives(raw: Path) -> Iterator[Archives]:
+    """The tiny archives, open."""
+    archives = Archives(raw)
+    yield archives
+    archives.close()
+
+
+@pytest.fixture
+def rows(archives: Archives) -> list[Sample]:
+    """The tiny images that have a mask, in two folds of whole cars."""
+    return split(carvana.read_entries(archives), archives, by_group(2))
 
 
 def tiny_recipe(name: str = "sample") -> dict:

@@ -5,29 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import by_group
 
-from pipeline.data.archives import Archives
 from pipeline.data.decoding import HELD, decode_batches
 from pipeline.data.images import decode_image, resize_image
-from pipeline.data.samples import Sample, odd_sizes
-from pipeline.sources import carvana
-from pipeline.split import split
+from pipeline.data.samples import odd_sizes
 from pipeline.support.concurrency import ordered, read_ahead
 
 SIZE = (32, 64)
-
-
-@pytest.fixture
-def archives(raw: Path) -> Iterator[Archives]:
-    archives = Archives(raw)
-    yield archives
-    archives.close()
-
-
-@pytest.fixture
-def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, by_group(2))
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 1), (4, 2), (99, 2), (2, 9)])

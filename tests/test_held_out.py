@@ -1,6 +1,5 @@
 """A device that counts pixels itself finds the score that the host finds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,6 @@ from pipeline.train.data import Decoder
 from pipeline.train.held_out import HeldOut, count_pixels, full_resolution
 
 SIZES = [((37, 53), (128, 191)), ((100, 90), (40, 33)), ((32, 64), (64, 96)), ((9, 5), (9, 7))]
-
-
-@pytest.fixture
-def archives(raw: Path) -> Iterator[Archives]:
-    archives = Archives(raw)
-    yield archives
-    archives.close()
 
 
 @pytest.mark.parametrize(("small", "large"), SIZES, ids=str)

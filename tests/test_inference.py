@@ -1,11 +1,9 @@
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import by_group
 from lightning_fabric import Fabric
 
 from pipeline.data.archives import Archives
@@ -13,8 +11,6 @@ from pipeline.data.images import decode_image
 from pipeline.data.samples import Sample
 from pipeline.levels import scale
 from pipeline.networks.predictor import Prediction, Predictor
-from pipeline.sources import carvana
-from pipeline.split import split
 from pipeline.support.errors import UserError
 
 SIZE = (64, 96)  # the tiny images' own, so that nothing is resized
@@ -43,18 +39,6 @@ class ThreeColors(torch.nn.Module):
         logits = images.permute(0, 3, 1, 2).float() / 40
         logits[:, 0] += self.ramp * torch.linspace(-1, 1, images.shape[2])
         return logits
-
-
-@pytest.fixture
-def archives(raw: Path) -> Iterator[Archives]:
-    archives = Archives(raw)
-    yield archives
-    archives.close()
-
-
-@pytest.fixture
-def rows(archives: Archives) -> list[Sample]:
-    return split(carvana.read_entries(archives), archives, by_group(2))
 
 
 def predictor(models, tta="none", batch=3, workers=0, precision="32-true") -> Predictor:

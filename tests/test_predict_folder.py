@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, jpeg, tiny_image, tiny_mask, write_tiny_archives, write_yaml
+from conftest import ROOT, jpeg, run_verb, tiny_image, tiny_mask, write_tiny_archives, write_yaml
 from lightning_fabric import Fabric
 from PIL import Image
 from training import small_recipe
@@ -79,13 +80,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@dataclasses.dataclass
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
+Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 
 
@@ -101,25 +96,19 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(project: Path) -> Run:
     """The command in this process, for the recipe `tiny` into the folder `out`."""
 
     def run(*images: object, more: str = "--write cutouts", recipe: str = "tiny") -> Done:
-        code, message = 0, ""
         given = ["predict-folder", recipe, "--images", *map(str, images), "--out", "out"]
-        try:
-            main([*given, *more.split()])
-        except SystemExit as ended:
-            code, message = 1, str(ended.code)
-        said = capsys.readouterr()
-        return Done(code, said.out, said.err + message)
+        return run_verb(*given, *more.split(), at=project)
 
     return run
 
 
 def refused(done: Done, *said: str) -> None:
     last = done.stderr.splitlines()[-1]
-    assert done.code == 1 and last.startswith("error: "), done.stderr
+    assert done.returncode == 1 and last.startswith("error: "), done.stderr
     for words in said:
         assert words in last
     assert done.stdout == "" and not Path("out").exists(), "nothing was begun"
@@ -145,7 +134,7 @@ def test_the_masks_are_those_of_the_submission(template: Path, run: Run) -> None
     Path("photos/of a day").mkdir()
     Path(f"photos/{NAMES[3]}.jpg").rename(f"photos/of a day/{NAMES[3]}.jpg")
     done = run("photos", more="--write masks cutouts overlays rle")
-    assert done.code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     expected = dict(rows.read_rows(template / "submissions/tiny/submit.csv.gz"))
     table = dict(rows.read_rows(Path("out/rle.csv")))
     first, *lines = done.stdout.splitlines()
@@ -172,7 +161,7 @@ def test_a_jpeg_differs_in_few_pixels(project: Path, run: Run) -> None:
     """The two decoders upsample colors differently; noise and a network of a moment show it."""
     data = jpeg(cv2.resize(pixels(NAMES[0]), (480, 320)))
     Path("car.jpg").write_bytes(data)
-    assert run("car.jpg").code == 0
+    assert run("car.jpg").returncode == 0
     models = model.load_alike(Path(f"runs/tiny/fold{fold}/model.pt") for fold in (0, 1))
     predictor = Predictor.of(models, "hflip", Fabric(accelerator="cpu", devices=1), 1, 0, False)
     judge = predict_folder.Judge(predictor, Decision.read(Path("eval/tiny/metrics.json")))
@@ -186,7 +175,7 @@ def test_a_photo_on_its_side_is_turned(project: Path, run: Run) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise
     Image.fromarray(np.rot90(pixels(upright))).save("turned.png", exif=exif)
-    assert run("turned.png", f"photos/{upright}.jpg").code == 0
+    assert run("turned.png", f"photos/{upright}.jpg").returncode == 0
     for found, expected in zip(written("turned"), written(upright), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert written("turned")[1].shape == (51, 77)
@@ -202,7 +191,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_done(project: Path, run
         f"photos/{NAMES[1]}.jpg",
     ]
     done = run(*paths)
-    assert done.code == 1
+    assert done.returncode == 1
     cut, missing, summary = done.stderr.splitlines()
     assert cut.startswith("photos/cut.jpg: no readable picture (")
     assert missing.startswith("photos/none.jpg: ") and "No such file" in missing
@@ -222,12 +211,12 @@ def test_nothing_is_overwritten_that_is_not_meant(project: Path, run: Run) -> No
     result = Path(f"out/cutouts/{NAMES[0]}.png")
     result.write_bytes(b"of somebody else")
     done = run(one, other)
-    assert done.code == 1 and "found it and 0 more of 2 results there" in done.stderr
+    assert done.returncode == 1 and "found it and 0 more of 2 results there" in done.stderr
     assert result.read_bytes() == b"of somebody else" and not done.stdout
-    assert run(one, more="--write cutouts --overwrite").code == 0
+    assert run(one, more="--write cutouts --overwrite").returncode == 0
     before = result.read_bytes()
     done = run(result, more="--write cutouts --overwrite")
-    assert done.code == 1 and f"error: {result}: is one of the photos" in done.stderr
+    assert done.returncode == 1 and f"error: {result}: is one of the photos" in done.stderr
     assert result.read_bytes() == before and not done.stdout
     shutil.move("out", "photos/out")  # results among the photos are none of them
     done = run("photos", more="--out photos/out --write cutouts --overwrite")
@@ -243,7 +232,7 @@ def test_what_is_missing_is_named(project: Path, run: Run) -> None:
         refused(run(photo, more=f"--threshold={wrong}"), f"--threshold: found {float(wrong)}")
     shutil.rmtree("runs/tiny/fold0")
     done = run(photo, more="--threshold 0.4")
-    assert done.code == 0, "one network will do"
+    assert done.returncode == 0, "one network will do"
     shutil.rmtree("out")
     shutil.rmtree("runs")
     refused(run(photo), "runs/tiny: found no fold<k>/model.pt", "dvc repro tune@tiny")
@@ -254,14 +243,18 @@ def test_what_is_missing_is_named(project: Path, run: Run) -> None:
 def test_the_folder_may_be_no_file(project: Path, run: Run) -> None:
     Path("out").write_text("a file")
     done = run(f"photos/{NAMES[0]}.jpg")
-    assert done.code == 1 and "error: out: " in done.stderr and "a file stands where" in done.stderr
+    assert (
+        done.returncode == 1
+        and "error: out: " in done.stderr
+        and "a file stands where" in done.stderr
+    )
 
 
 def test_a_threshold_given_counts_instead_of_the_tuned_one(project: Path, run: Run) -> None:
     photo = f"photos/{NAMES[0]}.jpg"
     masks = []
     for given in ("", f"--threshold {102.4 / 256}", "--threshold 0.05", "--threshold 0.7"):
-        assert run(photo, more=f"--write cutouts --overwrite {given}").code == 0
+        assert run(photo, more=f"--write cutouts --overwrite {given}").returncode == 0
         masks.append(written(NAMES[0])[1])
     np.testing.assert_array_equal(masks[0], masks[1])  # the nearest of 256
     assert np.all(masks[2] >= masks[0]) and np.all(masks[0] >= masks[3])
@@ -275,12 +268,12 @@ def test_the_largest_part_alone_where_tuning_says_so(project: Path, run: Run) ->
     tuned = json.loads(metrics.read_text())
     tuned["clean_up"] = dataclasses.asdict(clean_up.CleanUp())
     metrics.write_text(json.dumps(tuned))
-    assert run("two.png").code == 0
+    assert run("two.png").returncode == 0
     every = written("two")[1]
     assert regions.measure(regions.of_mask(every), every.shape[1]).count > 1
     tuned["clean_up"]["keep_largest"] = True
     metrics.write_text(json.dumps(tuned))
-    assert run("two.png", more="--write cutouts --overwrite --threshold 0.4").code == 0
+    assert run("two.png", more="--write cutouts --overwrite --threshold 0.4").returncode == 0
     np.testing.assert_array_equal(
         written("two")[1], clean_up.clean(every, clean_up.CleanUp(keep_largest=True))
     )
@@ -289,7 +282,7 @@ def test_the_largest_part_alone_where_tuning_says_so(project: Path, run: Run) ->
 def test_an_empty_mask_is_told(project: Path, run: Run) -> None:
     Image.new("RGB", (33, 21), (180, 180, 180)).save("wall.png")
     done = run("wall.png", more="--write cutouts --threshold 0.996")
-    assert done.code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith("wall.png: 21x33 (height x width), 0.0% foreground; nothing was found")
     assert not written("wall")[1].any() and (written("wall")[0] == 180).all()
@@ -306,7 +299,7 @@ def test_of_several_classes_all_but_background_is_kept(project: Path, run: Run) 
         networks.append(model.build(description, "none").eval())
         path = Path(f"runs/tiny/fold{fold}/model.pt")
         model.save(path, networks[-1], networks[-1].state_dict())
-    assert run(f"photos/{NAMES[2]}.jpg", more="--write cutouts masks rle").code == 0
+    assert run(f"photos/{NAMES[2]}.jpg", more="--write cutouts masks rle").returncode == 0
 
     images = torch.from_numpy(pixels(NAMES[2])[None])  # of the networks' size
     with torch.inference_mode():
@@ -374,15 +367,15 @@ def test_tiles_see_a_large_photo_as_it_is(project: Path, run: Run) -> None:
     Path("eval/tiny/metrics.json").write_text(json.dumps(Decision(102).as_metrics()))  # no repairs
     one = pixels(NAMES[0])
     Image.fromarray(np.tile(one, (2, 2, 1))).save("four.png")
-    assert run("four.png", more="--tile 64 96 --overlap 0").code == 0
-    assert run(f"photos/{NAMES[0]}.jpg", more="").code == 0
+    assert run("four.png", more="--tile 64 96 --overlap 0").returncode == 0
+    assert run(f"photos/{NAMES[0]}.jpg", more="").returncode == 0
     np.testing.assert_array_equal(mask_of("four"), np.tile(mask_of(NAMES[0]), (2, 2)))
     for wrong, words in (("--tile 2", "--tile: found (2, 2)"), ("--tile --overlap 1", "--overlap")):
         done = run("four.png", more=f"{wrong} --overwrite")
-        assert done.code == 1 and words in done.stderr
+        assert done.returncode == 1 and words in done.stderr
 
 
 def test_a_folder_without_pictures_is_said(project: Path, run: Run) -> None:
     Path("empty").mkdir()
     done = run("empty")
-    assert done.code == 1 and "error: --images: found no picture in empty" in done.stderr
+    assert done.returncode == 1 and "error: --images: found no picture in empty" in done.stderr

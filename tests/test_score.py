@@ -1,20 +1,16 @@
 """`pipeline score` against a slow scorer that shares no code with it."""
 
 import csv
-import dataclasses
 import gzip
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, gif
+from conftest import ROOT, gif, run_verb
 from PIL import Image
-
-from pipeline.__main__ import main
 
 HEIGHT, WIDTH = 37, 53
 
@@ -53,29 +49,11 @@ def table(path: Path, content: dict[str, np.ndarray]) -> Path:
     return path
 
 
-@dataclasses.dataclass
-class Done:
-    code: int
-    stdout: str
-    stderr: str
+Done = subprocess.CompletedProcess[str]
 
 
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process: starting Python a dozen times would take longer."""
-
-    def run(*arguments: object) -> Done:
-        try:
-            main(["score", *map(str, arguments)])
-            code, message = 0, ""
-        except SystemExit as ended:
-            code, message = 1, str(ended.code)
-        return Done(code, capsys.readouterr().out, message)
-
-    return run
+def run(*arguments: object) -> Done:
+    return run_verb("score", *map(str, arguments), at=Path())
 
 
 def scored(path: Path) -> dict[str, float]:
@@ -84,7 +62,7 @@ def scored(path: Path) -> dict[str, float]:
 
 
 def refused(done: Done, *said: str) -> None:
-    assert done.code == 1 and done.stderr.startswith("error: "), done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
     assert len(done.stderr.splitlines()) == 1
     for words in said:
         assert words in done.stderr
@@ -104,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_scores_are_those_of_a_slow_scorer(tmp_path: Path, folder: Path, run: Run) -> None:
+def test_scores_are_those_of_a_slow_scorer(tmp_path: Path, folder: Path) -> None:
     predicted = masks(seed=1)
     predicted["car0_01"] = np.zeros((HEIGHT, WIDTH), bool)  # both empty: 1
     submission = table(tmp_path / "submit.csv.gz", predicted)
@@ -124,7 +102,7 @@ def test_scores_are_those_of_a_slow_scorer(tmp_path: Path, folder: Path, run: Ru
         (tmp_path / "train_masks.csv.zip", "--size", HEIGHT, WIDTH),
     ):
         done = run(submission, given, *size, "--out", tmp_path / "scores.csv")
-        assert done.code == 0, done.stderr
+        assert done.returncode == 0, done.stderr
         found = scored(tmp_path / "scores.csv")
         assert list(found) == list(expected), "in the submission's order"
         for name, value in expected.items():
@@ -132,7 +110,7 @@ def test_scores_are_those_of_a_slow_scorer(tmp_path: Path, folder: Path, run: Ru
         assert f"Dice {np.mean(list(expected.values())):.6f} over 12 images" in done.stdout
 
 
-def test_names_must_fit_on_both_sides(tmp_path: Path, folder: Path, run: Run) -> None:
+def test_names_must_fit_on_both_sides(tmp_path: Path, folder: Path) -> None:
     submission = table(tmp_path / "submit.csv", dict(list(masks().items())[:3]))
     refused(run(submission, folder), "no row for 9 of 12 masks", "'car10_01'", "--partial")
     done = run(submission, folder, "--partial")
@@ -145,7 +123,7 @@ def test_names_must_fit_on_both_sides(tmp_path: Path, folder: Path, run: Run) ->
     refused(run(submission, folder, "--partial"), "found no row")
 
 
-def test_a_wrong_text_or_size_names_its_row(tmp_path: Path, folder: Path, run: Run) -> None:
+def test_a_wrong_text_or_size_names_its_row(tmp_path: Path, folder: Path) -> None:
     submission = tmp_path / "submit.csv"
     submission.write_text("img,rle_mask\ncar0_01.jpg,\ncar2_01.jpg,5 0\n")
     refused(run(submission, folder), "row 2, car2_01.jpg: token 2 of 2 is '0'", "37x53")
@@ -157,7 +135,7 @@ def test_a_wrong_text_or_size_names_its_row(tmp_path: Path, folder: Path, run: R
     refused(run(submission, folder, "--size", 3, 3), "mask files; remove --size")
 
 
-def test_what_is_no_mask_is_refused(tmp_path: Path, folder: Path, run: Run) -> None:
+def test_what_is_no_mask_is_refused(tmp_path: Path, folder: Path) -> None:
     submission = table(tmp_path / "submit.csv", masks())
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "car0_01.png")
     refused(run(submission, folder), "car0_01.png: found shape (37, 53, 3)", "is it a mask?")

@@ -1,7 +1,6 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from pipeline.split import split
 from pipeline.support import hardware
 from pipeline.support.errors import UserError
 from pipeline.train import stage
-
-
-@pytest.fixture
-def archives(raw: Path) -> Iterator[Archives]:
-    archives = Archives(raw)
-    yield archives
-    archives.close()
 
 
 def test_a_network_learns_and_its_last_weights_are_kept(archives: Archives, tmp_path: Path) -> None:
