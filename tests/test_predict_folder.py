@@ -243,11 +243,8 @@ def test_what_is_missing_is_named(project: Path, run: Run) -> None:
 def test_the_folder_may_be_no_file(project: Path, run: Run) -> None:
     Path("out").write_text("a file")
     done = run(f"photos/{NAMES[0]}.jpg")
-    assert (
-        done.returncode == 1
-        and "error: out: " in done.stderr
-        and "a file stands where" in done.stderr
-    )
+    assert done.returncode == 1
+    assert "error: out: " in done.stderr and "a file stands where" in done.stderr
 
 
 def test_a_threshold_given_counts_instead_of_the_tuned_one(project: Path, run: Run) -> None:
