@@ -164,7 +164,7 @@ def test_a_second_repro_runs_nothing(clone: Path, first_run: str) -> None:
 
 
 def test_the_results_they_name_are_there(clone: Path, first_run: str) -> None:
-    rows = [*table("README.md", "What you get"), *table("report.md", "Every file")]
+    rows = [*table("README.md", "What you get"), *table("report.md", "The files")]
     assert len(rows) > 12
     for where, _ in rows:
         for name in named(where):
