@@ -14,7 +14,6 @@ must hold out the same groups in the same folds; else one of them has seen what 
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives
+from pipeline.data.images import read_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import judge, out_of_fold
 from pipeline.levels import kept, scale
@@ -95,7 +95,7 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
     else:
         weights = blend.weights
         by_fold = dict.fromkeys(folds, weights)
-    threads = len(os.sched_getaffinity(0))
+    threads = concurrency.cores()
     for fold, some in held_out.items():
         choices = {out_of_fold.read(member, [fold]).choices for member in members}
         told = ", ".join(sorted((choices | {chosen_here}) - {""}))
@@ -166,7 +166,7 @@ def _blended(members: Sequence[Kept], weights: Weights, size: Size) -> Iterator[
         return Image.of(images[0].sample_id, found, _disagreement(images, size), error)
 
     together = zip(*(member.images() for member in members), strict=True)
-    return concurrency.ordered(one, together, len(os.sched_getaffinity(0)))
+    return concurrency.ordered(one, together, concurrency.cores())
 
 
 def _disagreement(images: Sequence[Image], size: Size) -> float:
@@ -220,7 +220,7 @@ class _Scores:
         def score(item: tuple[Sample, tuple[Image, ...]]) -> Float64:
             row, images = item
             mixed = mix([image.levels() for image in images], weights, self._size)
-            truth = judge.true_classes(self._archives, row)
+            truth = read_mask(self._archives, row)
             if row.classes > 1:
                 decided = scale.decide(mixed, row.size)
                 return np.array([classes.mean_dice(decided, truth, row.classes)])
@@ -230,7 +230,7 @@ class _Scores:
 
         names = ":".join(map(str, weights))
         shown = tqdm(self._items(), total=len(self._rows), desc=f"weights {names}", unit="img")
-        threads = len(os.sched_getaffinity(0))
+        threads = concurrency.cores()
         return np.stack(list(concurrency.ordered(score, shown, threads)))
 
     def _items(self) -> Iterator[tuple[Sample, tuple[Image, ...]]]:

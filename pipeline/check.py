@@ -185,11 +185,9 @@ def _room(recipe: Recipe, paths: Paths) -> str:
     needed = pixels * (3 + (1 if recipe.train.classes == 1 else recipe.train.classes))
     if cache == "disk" and not list(paths.work.glob("cache-*")):
         files.check_space(Path("."), needed, f"runtime.cache: disk, of {len(rows)} images,")
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed *= recipe.runtime.devices if cache == "ram" else 1  # each process has its own
-    if cache == "ram" and needed > memory:
-        raise UserError(
-            f"runtime.cache: found ram, which takes {needed / 1e9:.1f} GB for {len(rows)} images; "
-            f"the machine has {memory / 1e9:.1f} GB: set it to disk or none"
-        )
+    if cache == "ram":
+        from pipeline.support import hardware
+
+        needed *= recipe.runtime.devices  # each process has its own
+        hardware.check_cache_fits(needed, len(rows))
     return f"{free}, decoded images take {needed / 1e9:.1f} GB of {cache}"

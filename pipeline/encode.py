@@ -7,7 +7,6 @@ gets its name. It takes minutes, so a run that was stopped begins again.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
@@ -24,7 +23,7 @@ from pipeline.masks import regions, rle, submission
 from pipeline.masks.submission import Note
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Encode, Recipe
-from pipeline.support import files, table
+from pipeline.support import concurrency, files, table
 from pipeline.support.concurrency import ordered
 
 
@@ -91,7 +90,7 @@ def encode(
         runs = decision.runs(image.levels(), row.size)
         return Note(name, regions.area(runs), image.disagreement, ""), rle.write(runs)
 
-    cores = len(os.sched_getaffinity(0))
+    cores = concurrency.cores()
     return ordered(one, zip(rows, images, strict=True), cores)
 
 

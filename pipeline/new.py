@@ -5,7 +5,6 @@ start that trains without an edit, as nnU-Net's planner makes one (Isensee et al
 the last word.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -254,10 +253,9 @@ class Machine:
         """This one, as it is now."""
         import torch
 
-        ram = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        with contextlib.suppress(OSError, ValueError, IndexError):  # what caches would give back
-            text = Path("/proc/meminfo").read_text().split("MemAvailable:")[1]
-            ram = int(text.split()[0]) * 1024
+        from pipeline.support import hardware
+
+        ram = hardware.free_memory()
         gpu = torch.cuda.is_available()
         memory = torch.cuda.mem_get_info()[0] if gpu else ram
         return cls(gpu, memory, ram, shutil.disk_usage(".").free, os.cpu_count() or 1)

@@ -104,7 +104,7 @@ def _run(
     stream = stack.enter_context(
         contextlib.closing(read_ahead(predictions, 2 * runtime.batch_size))
     )
-    images = ordered(_pack, timers.each("levels", stream), min(2, workers))
+    images = ordered(Prediction.packed, timers.each("levels", stream), min(2, workers))
     stack.enter_context(contextlib.closing(images))
     quiet = not fabric.is_global_zero
     bar = stack.enter_context(tqdm(total=len(some), desc="predict", unit="img", disable=quiet))
@@ -134,11 +134,6 @@ def _take_back(published: Path, scratch: Path, key: str) -> None:
             if chunk.key == key:
                 kept.replace(published, scratch)
             return
-
-
-def _pack(prediction: Prediction) -> Image:
-    one = prediction
-    return Image.of(one.row.sample_id, one.levels, one.disagreement, one.error)
 
 
 def _teller(bar: "tqdm[Any]") -> Callable[[Image], None]:

@@ -35,6 +35,12 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
             f"{fold}; its score on this fold would not be out-of-fold"
         )
     rows = out_of_fold.held_out(samples.read(paths.samples), fold, paths.samples)
+    if seen := network.description.seen_of(rows):
+        raise UserError(
+            f"{paths.model(fold)}: has been trained on {len(seen)} of the groups that "
+            f"{paths.samples} holds out in fold {fold}, {seen[0]} for one; its score would not be "
+            f"out-of-fold: run the train stage again"
+        )
     samples.check_classes(rows, classes, paths.samples)
     if masks and classes > 1:
         raise UserError(
@@ -69,4 +75,4 @@ def _kept(predictions: Iterable[Prediction]) -> Iterator[kept.Image]:
     for one in predictions:
         if one.error:
             raise UserError(one.error)
-        yield kept.Image.of(one.row.sample_id, one.levels, one.disagreement, "")
+        yield one.packed()

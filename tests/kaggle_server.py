@@ -132,6 +132,7 @@ class KaggleServer(http.server.ThreadingHTTPServer):
         self.etags: dict[str, str] = {}
         self.uploads: dict[str, int] = {}  # bytes stored of each upload
         self.upload_sizes: dict[str, int] = {}
+        self.upload_hashes: dict[str, Any] = {}  # SHA-256 of them
         self.submissions: list[dict[str, Any]] = []
         self.polls_until_scored = 0
         self.outcome: dict[str, Any] = {
@@ -242,6 +243,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def StartSubmissionUpload(self, body: dict[str, Any]) -> Reply:
         token = f"upload{len(self.server.uploads)}"
         self.server.uploads[token] = 0
+        self.server.upload_hashes[token] = hashlib.sha256()
         self.server.upload_sizes[token] = body.get("contentLength", 0)
         return 200, {"token": token, "createUrl": f"{STORAGE}/upload/{token}?sig=1"}, {}
 
@@ -288,7 +290,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         match = re.fullmatch(r"bytes (\d+)-\d+/\d+", self.headers.get("Content-Range", ""))
         start = int(match[1]) if match else 0
         limit = int(fault.split()[1]) if fault.startswith("drop") else None
-        self.server.uploads[token] = start + self._read(limit)
+        assert start in (0, self.server.uploads[token]), "a part that does not follow"
+        if not start:
+            self.server.upload_hashes[token] = hashlib.sha256()
+        self.server.uploads[token] = start + self._read(limit, self.server.upload_hashes[token])
         if fault.startswith("drop"):
             return self._close()
         if fault.isdigit():
@@ -296,13 +301,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._send(int(fault), b"Backend Error", {})
         self._upload_state(token)
 
-    def _read(self, limit: int | None) -> int:
-        """Take the body in; return how many bytes came."""
+    def _read(self, limit: int | None, digest: Any) -> int:
+        """Take in the body, or `limit` bytes of it; return how many came."""
         length, taken = int(self.headers["Content-Length"]), 0
-        while taken < (length if limit is None else limit):
-            piece = self.rfile.read(min(1 << 20, length - taken))
+        until = length if limit is None else min(limit, length)
+        while taken < until:
+            piece = self.rfile.read(min(1 << 20, until - taken))
             if not piece:
                 break
+            digest.update(piece)
             taken += len(piece)
         return taken
 

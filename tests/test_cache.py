@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
+from pipeline.support import hardware
 from pipeline.support.errors import UserError
 from pipeline.train import data
 from pipeline.train.data import Cache, Decoder
@@ -59,6 +60,15 @@ def test_changing_a_picture_leaves_the_cache_alone(decoder: Counted, tmp_path: P
         np.testing.assert_array_equal(pictures[0][0], before)
 
 
+def test_more_than_the_memory_is_refused(decoder: Counted, monkeypatch) -> None:
+    needed = len(decoder) * SIZE[0] * SIZE[1] * 4
+    monkeypatch.setattr(hardware, "free_memory", lambda: needed)
+    assert len(data.in_ram(decoder).rows) == len(decoder)
+    monkeypatch.setattr(hardware, "free_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match="cache: found ram, which takes .* for 8 images.* none"):
+        data.in_ram(decoder)
+
+
 def test_two_at_once_make_one(decoder: Counted, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(data.on_disk, tmp_path, decoder) for _ in range(2)]
@@ -68,13 +78,35 @@ def test_two_at_once_make_one(decoder: Counted, tmp_path: Path) -> None:
 
 
 def test_the_key_is_all_that_the_pixels_depend_on(rows, archives, raw: Path) -> None:
-    def key(rows=rows, size=SIZE, resize="area") -> str:
-        return data.key(Decoder(rows, archives, size, resize))
+    def key(rows=rows, size=SIZE, resize="area", target="area") -> str:
+        return data.key(Decoder(rows, archives, size, resize, target))
 
     first = key()
-    others = {key(rows[:-1]), key(size=(64, 32)), key(resize="linear")}
+    others = {key(rows[:-1]), key(size=(64, 32)), key(resize="linear"), key(target="linear")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.fingerprint, "sources", lambda places: [])
+        others.add(key())
     os.utime(raw / "train.zip", ns=(1, 1))
-    assert len(others | {key(), first}) == 5
+    assert len(others | {key(), first}) == 7
+
+
+def test_targets_are_resized_as_asked(rows, archives, tmp_path: Path) -> None:
+    size = (16, 24)
+    expected = Decoder(rows, archives, size, "area", "nearest")[0][1]
+    assert (expected != Decoder(rows, archives, size, "area")[0][1]).any()
+    for kind in ("none", "ram", "disk"):
+        found = Cache(kind, tmp_path, rows, archives, "area", [size], "nearest").at(size)[0][1]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_damaged_target_is_decoded_again(decoder: Counted, tmp_path: Path) -> None:
+    data.on_disk(tmp_path, decoder)
+    path = next(tmp_path.glob("cache-*")) / "targets.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    found = data.on_disk(tmp_path, decoder)[7][1]
+    np.testing.assert_array_equal(found, Decoder.__getitem__(decoder, 7)[1])
 
 
 def test_a_damaged_cache_is_made_again(decoder: Counted, tmp_path: Path) -> None:

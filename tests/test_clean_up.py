@@ -33,7 +33,7 @@ def test_holes_up_to_a_size_are_filled() -> None:
 
 def test_background_at_the_picture_s_edge_is_no_hole() -> None:
     mask = np.ones((30, 40), bool)
-    mask[0, 5:9] = mask[12:15, -1] = mask[-1, 0] = mask[20, 0] = False
+    mask[0, 5:9] = mask[12:15, -1] = mask[-1, 20:24] = mask[20, 0] = False
     np.testing.assert_array_equal(clean(mask, CleanUp(fill_holes=10**6)), mask)
 
 

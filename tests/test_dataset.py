@@ -18,7 +18,14 @@ from pipeline.sources import oxford_pets
 from pipeline.split import split
 from pipeline.support.errors import UserError
 from pipeline.train import data
-from pipeline.train.data import Decoder, Shuffle, TrainingSet, load_batches, prefer_foreground
+from pipeline.train.data import (
+    Decoder,
+    Share,
+    Shuffle,
+    TrainingSet,
+    load_batches,
+    prefer_foreground,
+)
 
 SIZE = (32, 64)
 
@@ -40,7 +47,24 @@ def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
 def shuffle(
     rows: int, batch_size: int, seed: int, accumulate: int = 1, process: int = 0, processes: int = 1
 ) -> Shuffle:
-    return Shuffle(rows, batch_size, seed, accumulate, process, processes)
+    share = Share(process, processes, processes)
+    return Shuffle(rows, batch_size, seed, accumulate=accumulate, share=share)
+
+
+def test_rows_are_found_among_more_images(rows, archives) -> None:
+    """Those held out lie in the cache too, and are not what is drawn."""
+    decoder = Decoder(rows, archives, SIZE, "area")
+    still = Augment(
+        hflip=0, vflip=0, affine=0, shift=0.1, scale=0.1, rotate=5, border="mirror", color=0,
+        color_like="torchvision", lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
+        triple=False,
+    )  # fmt: skip
+    made = TrainingSet(rows[2::2], decoder, Augmentation(still))
+    for index, place in enumerate(range(2, len(rows), 2)):
+        image, target, found = made[index, 0]
+        assert found == index
+        np.testing.assert_array_equal(image, decoder[place][0])
+        np.testing.assert_array_equal(target, decoder[place][1])
 
 
 def test_a_draw_is_an_image_and_its_soft_target(rows, archives) -> None:
@@ -131,15 +155,17 @@ def test_rows_with_foreground_come_up_more_often(rows) -> None:
     chances = prefer_foreground(some, 0.2)
     np.testing.assert_allclose(chances, [0.05, 0.25, 0.65, 0.05])
     many = np.repeat(chances, 500) / 500
-    batches = Shuffle(2000, 10, 1, 1, 0, 1, many)
+    batches = Shuffle(2000, 10, 1, chances=many)
     drawn = [index // 500 for batch in batches for index, _ in batch]
     found = np.bincount(drawn, minlength=4) / len(drawn)
     assert len(drawn) == 2000 and np.abs(found - chances).max() < 0.04
     first = list(batches)
-    assert first == list(Shuffle(2000, 10, 1, 1, 0, 1, many))
+    assert first == list(Shuffle(2000, 10, 1, chances=many))
     batches.epoch = 1
     assert first != list(batches)
-    halves = [list(Shuffle(2000, 10, 1, 1, process, 2, many)) for process in (0, 1)]
+    halves = [
+        list(Shuffle(2000, 10, 1, chances=many, share=Share(process, 2, 2))) for process in (0, 1)
+    ]
     assert [a[0] for a in first] == [half[0] for half in halves[0]]
     assert [a[1] for a in first] == [half[0] for half in halves[1]]
 

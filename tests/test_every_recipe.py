@@ -89,6 +89,9 @@ def test_a_tiny_version_of_every_recipe_runs(
     assert 0 <= metrics["dice"] <= 1
     if recipe["split"]["validation"] != "none":
         assert samples.validation(table, 0) and not metrics["flatters"], "chosen by others"
+        those = json.loads((tmp_path / "runs/tiny/fold0/metrics.json").read_text())
+        assert those["flatters"] and those["chosen_on_set_apart"], "the others' own score"
+        assert "chosen_on_held_out" not in those
     run("predict")
     run("encode")
     told = json.loads((tmp_path / "eval/tiny/submission.json").read_text())

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -121,3 +122,21 @@ def test_a_lost_process_is_said_in_one_line(words: str) -> None:
         with explain_failures():
             raise RuntimeError(words)
     assert "\n" not in str(caught.value)
+
+
+def test_free_memory_is_the_smallest_of_machine_container_and_job(tmp_path: Path) -> None:
+    def write(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    assert hardware.free_memory(tmp_path) == 8000 * 1024
+    write("proc/self/cgroup", "0::/job/step\n")
+    write("sys/fs/cgroup/job/step/memory.max", "max\n")
+    assert hardware.free_memory(tmp_path) == 8000 * 1024
+    write("sys/fs/cgroup/job/memory.max", "5000000\n")
+    write("sys/fs/cgroup/job/memory.current", "3000000\n")
+    write("sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 700000\nactive_file 5\n")
+    assert hardware.free_memory(tmp_path) == 2_700_000
+    assert hardware.free_memory(tmp_path / "nowhere") > 0

@@ -11,9 +11,11 @@ from training import convolutions, load, small_recipe
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives
+from pipeline.data.images import read_mask
 from pipeline.levels import scale
 from pipeline.metrics.dice import dice
 from pipeline.networks import model
+from pipeline.networks.predictor import Predictor
 from pipeline.sources import carvana
 from pipeline.split import split
 from pipeline.support.interrupt import Stop
@@ -42,6 +44,22 @@ def test_counted_pixels_are_those_of_the_dice(share: float) -> None:
     mask = scale.decide(levels, (43, 51)) > 0
     assert (found, true) == (mask.sum(), truth.sum()) and right == (mask == truth).sum()
     assert dice(mask, truth) == (2 * overlap / (found + true) if share else 1.0)
+
+
+def test_flips_are_those_of_prediction(archives: Archives, tmp_path: Path) -> None:
+    recipe = load(tmp_path, small_recipe(size=[32, 64]))
+    rows = samples.training(split(carvana.read_entries(archives), archives, by_group(2)), 0)
+    network = convolutions(model.describe(recipe.train, 0)).eval()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    images = Decoder(rows, archives, (32, 64), "area")
+    judge = HeldOut(rows, archives, recipe.train.loss, "hflip", fabric, 4, 0, False, keep=True)
+    said = Predictor({"it": network}, (32, 64), "area", "hflip", fabric, 4, 0)
+    expected = [
+        dice(scale.decide(one.levels, one.row.size) > 0, read_mask(archives, one.row) > 0)
+        for one in said.predict(rows, archives)
+    ]
+    found = judge.score(network, images, Stop())
+    assert found and found.dice == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])

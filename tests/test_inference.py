@@ -53,6 +53,12 @@ def predict(rows, archives, models, tta="none", batch=3, workers=0) -> list[Pred
     return found
 
 
+def test_a_certain_pixel_is_the_last_level(rows, archives) -> None:
+    """In float32 a logit of 50 is a probability of exactly 1, and not the level 256, a byte's 0."""
+    (found,) = predict(rows[:1], archives, [Redness(50)])
+    assert (found.levels == 255).all()
+
+
 def assert_levels(found: np.ndarray, expected: np.ndarray) -> None:
     """Those of the expected probabilities, but for what lies within rounding of the next level."""
     assert found.dtype == np.uint8

@@ -94,6 +94,28 @@ def test_the_boundary_weight_keeps_the_scale() -> None:
     assert bce_dice(torch.zeros(2, 16, 16), target, 1, 0, 5).bce.item() == pytest.approx(plain.bce)
 
 
+def test_the_weighted_terms_are_what_their_formulas_say() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 9, 9), torch.zeros(2, 9, 9)
+    target[0, 3:7, 2:8] = target[1, 8, 8] = 1
+    near = torch.zeros_like(target)
+    for n in range(2):
+        for y in range(9):
+            for x in range(9):
+                window = target[n, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+                near[n, y, x] = float(window.max() > window.min())
+    assert torch.equal(near_boundary(target, 1), near)
+    weight = 1 + 3 * near
+    weight = weight / weight.mean(dim=(1, 2), keepdim=True)
+    p = torch.sigmoid(logits)
+    entropy = torch.nn.functional.binary_cross_entropy(p, target, reduction="none")
+    areas = (weight * p).sum((1, 2)) + (weight * target).sum((1, 2))
+    dice = (2 * (weight * p * target).sum((1, 2)) + 1) / (areas + 1)
+    found = bce_dice(logits, target, 1, 1, boundary=3)
+    torch.testing.assert_close(found.bce, (weight * entropy).mean())
+    torch.testing.assert_close(found.dice, 1 - dice.mean())
+
+
 def of_classes(logits: torch.Tensor, target: torch.Tensor, boundary: float = 0) -> Terms:
     return bce_dice(logits, target, 1.0, 1.0, boundary)
 

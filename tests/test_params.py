@@ -365,3 +365,13 @@ def test_a_network_that_cannot_be_deterministic_on_a_gpu_is_refused(tmp_path: Pa
     assert "runtime.deterministic is true, which PSPNet cannot be on a GPU" in message
     content["runtime"]["accelerator"] = "cpu"
     assert read.load(write_yaml(tmp_path / "mine.yaml", content))
+
+
+def test_the_dice_of_a_batch_is_refused_where_devices_share_it(tmp_path: Path) -> None:
+    content = recipe()
+    content["train"]["loss"] = LOSS | {"dice_of": "batch"}
+    assert read.load(write_yaml(tmp_path / "mine.yaml", content))
+    for name in ("devices", "nodes"):
+        content["runtime"] |= {"devices": 1, "nodes": 1, name: 2}
+        message = refusal(tmp_path, content)
+        assert "train.loss.dice_of is batch, but each of 2 devices sees its own part" in message

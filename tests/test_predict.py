@@ -177,6 +177,15 @@ def project(template: Path, tmp_path: Path, runner: Runner) -> Project:
     return project
 
 
+def test_other_flips_are_another_prediction(project: Project) -> None:
+    project.done("predict")
+    once = project.results("predict")
+    project.recipe(validate={"tta": "hflip"})
+    project.done("predict")
+    assert project.figures()["predicted_now"] == len(IMAGES)
+    assert project.results("predict") != once
+
+
 def test_twenty_kills_of_a_prediction_change_no_byte_and_repeat_no_chunk(project: Project) -> None:
     _, printed, seconds = project.run()
     whole = project.results("predict")

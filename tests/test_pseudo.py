@@ -87,12 +87,50 @@ def test_a_student_of_another_fold_does_not_learn_from_this_teacher(project: Pat
 
 
 def test_a_teacher_that_has_seen_what_is_held_out_is_refused(project: Path) -> None:
-    path = Paths.of("teacher").samples
+    path = Paths.of("student").samples
     swap = {0: 1, 1: 0, samples.NO_FOLD: samples.NO_FOLD}
     rows = samples.read(path)
     samples.write(path, [dataclasses.replace(row, fold=swap[row.fold]) for row in rows])
     with pytest.raises(SystemExit, match=r"train.pseudo.recipe: .* trained on 3 of the 3 groups"):
         main(["train", "student", "--fold", "0"])
+
+
+def test_what_the_teacher_has_chosen_and_seen_counts_for_the_student(project: Path) -> None:
+    path = Paths.of("teacher").model(0)
+    teacher = model.load(path)
+    teacher.description = dataclasses.replace(
+        teacher.description, choices="the epoch", seen=(*teacher.description.seen, "another car")
+    )
+    model.save(path, teacher, teacher.state_dict())
+    main(["train", "student", "--fold", "0"])
+    student = model.load(Paths.of("student").model(0)).description
+    assert student.choices == "the epoch" and "another car" in student.seen
+
+
+def test_a_teacher_of_several_classes_and_a_blend_are_refused(project: Path) -> None:
+    path = Paths.of("teacher").model(0)
+    teacher = model.load(path)
+    several = model.build(dataclasses.replace(teacher.description, classes=3), "none")
+    model.save(path, several, several.state_dict())
+    with pytest.raises(SystemExit, match=r"train.pseudo: found 1 classes, and 3 in runs/teacher"):
+        main(["train", "student", "--fold", "0"])
+    blend = {"blend": {"recipes": ["teacher", "student"], "weights": "auto"}}
+    write_yaml(recipe_file("both"), blend)
+    with pytest.raises(UserError, match="pseudo.recipe: found 'both', which blends others and has"):
+        make(student(recipe="both"))
+
+
+def test_the_share_is_of_the_images_trained_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not of those held out, of which there are as many in the other tests."""
+    rows = samples.read(Paths.of("student").samples)
+    gone = next(row.group for row in rows if row.fold == 0)
+    samples.write(Paths.of("student").samples, [row for row in rows if row.group != gone])
+    asked, made = [], pseudo.make
+    monkeypatch.setattr(pseudo, "make", lambda *given: asked.append(given[3]) or made(*given))
+    main(["train", "student", "--fold", "0"])
+    assert asked == [6]
 
 
 def test_a_student_learns_something_else(project: Path) -> None:
@@ -164,9 +202,9 @@ def test_the_recipe_must_be_another_one_that_is_there(project: Path) -> None:
 
 
 def test_extra_rows_come_once_each_before_any_comes_again() -> None:
-    batches = Shuffle(10, 4, 1, 1, 0, 1, extra=Extra(7, 5))
+    batches = Shuffle(10, 4, 1, extra=Extra(7, 5))
     assert len(batches) == 3 and batches.steps == 3, "15 draws in batches of 4"
-    plain = Shuffle(10, 5, 1, 1, 0, 1, extra=Extra(7, 5))
+    plain = Shuffle(10, 5, 1, extra=Extra(7, 5))
     drawn = []
     for plain.epoch in range(7):
         indices = [index for batch in plain for index, _ in batch]

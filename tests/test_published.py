@@ -23,7 +23,7 @@ from pipeline.networks import model, unet
 from pipeline.recipe import read
 from pipeline.recipe.schema import Loss, Train
 from pipeline.train import loss
-from pipeline.train.data import Shuffle
+from pipeline.train.data import Share, Shuffle
 
 
 def published(name: str):
@@ -302,7 +302,7 @@ def test_first_weights_are_keras_ones(how: str) -> None:
 
 def epoch(rows: int, batch: int, processes: int = 1) -> list[list[int]]:
     each = [
-        list(Shuffle(rows, batch, 1, 1, process, processes, drop_last=False))
+        list(Shuffle(rows, batch, 1, drop_last=False, share=Share(process, processes)))
         for process in range(processes)
     ]
     assert len({tuple(map(len, batches)) for batches in each}) == 1, "all do the same work"
@@ -321,7 +321,7 @@ def test_the_articles_epoch_has_128_steps() -> None:
     recipe = published("posit-unet-128")
     images = 5_088 * 4 // 5  # 4,070
     (phase,) = recipe.train.phases
-    batches = Shuffle(images, phase.batch_size, 1, 1, 0, 1, drop_last=recipe.train.drop_last)
+    batches = Shuffle(images, phase.batch_size, 1, drop_last=recipe.train.drop_last)
     assert batches.steps == len(batches) == 128 and batches.images == images
 
 

@@ -54,6 +54,15 @@ def test_noise_has_as_many_runs_as_it_has(share: float) -> None:
     assert regions.of_mask(checkers).tolist() == slow_runs(checkers)
 
 
+def test_the_last_pixels_runs_have_room_too() -> None:
+    """2047 runs in whole words, where the first room is for 2048, and 32 after them."""
+    mask = np.arange(64 * 64 + 63) % 2 == 0
+    mask[0] = False
+    assert regions.of_mask(mask[None]).tolist() == slow_runs(mask)
+    bits = np.packbits(mask, bitorder="little")
+    assert regions.of_packed(bits, mask.size).tolist() == slow_runs(mask)
+
+
 @settings(deadline=None)
 @given(PAIRS)
 def test_runs_say_what_the_masks_say(masks: tuple[np.ndarray, np.ndarray]) -> None:

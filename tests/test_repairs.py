@@ -12,13 +12,14 @@ from test_tune import settings as tune_settings
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives
+from pipeline.data.images import read_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import judge, out_of_fold
 from pipeline.evaluation.decision import Decision
 from pipeline.levels import kept, scale
 from pipeline.masks import rle
 from pipeline.masks.clean_up import CleanUp, clean
-from pipeline.metrics.dice import dice
+from pipeline.metrics.dice import dice, interval, resample_groups
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Validate
 from pipeline.tune import repairs
@@ -79,7 +80,7 @@ def write(folder: Path, speckled: bool, fold_of_specks: int = -1) -> Paths:
         judged = []
         for row, image in zip(mine, images, strict=True):
             full = scale.full_resolution(image.levels(), row.size)
-            truth = judge.true_classes(Archives(paths.raw), row)
+            truth = read_mask(Archives(paths.raw), row)
             judged.append(out_of_fold.judge_levels(row, full, truth))
         out_of_fold.write(paths, fold, judged)
     return paths
@@ -93,6 +94,15 @@ def run(paths: Paths, **clean_up: object) -> tune.Tuned:
 
 
 AUTO = dict.fromkeys(("keep_largest", "drop_specks", "close", "fill_holes"), "auto")
+
+
+def test_the_interval_of_a_gain_is_over_groups(tmp_path: Path) -> None:
+    found = out_of_fold.read(write(tmp_path, speckled=False), range(FOLDS))
+    asked = tune_settings(**AUTO)
+    added = np.random.default_rng(0).random((12, 1))
+    gain = repairs.decide(found, asked, "close", (2,), added)
+    drawn = resample_groups(added[:, 0], found.groups, asked.bootstrap, asked.seed)
+    assert (gain.honest_low, gain.honest_high) == interval(drawn)
 
 
 def test_what_gains_everywhere_is_accepted_and_scored(tmp_path: Path) -> None:

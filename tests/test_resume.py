@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny_archives
+from conftest import write_tiny_archives, write_yaml
 from training import Place, same_weights, small_recipe
 
 
@@ -55,6 +55,19 @@ def wait_for_checkpoint(place: Place, process, newer_than: float = 0.0) -> None:
         if saved and saved[0].stat().st_mtime_ns > newer_than:
             return
         time.sleep(0.01)
+
+
+def test_with_other_settings_a_stopped_training_begins_anew(
+    tmp_path: Path, raw: Path, recipe: dict
+) -> None:
+    place = Place(tmp_path, raw, recipe)
+    process = place.start()
+    wait_for_checkpoint(place, process)
+    process.kill()
+    process.join()
+    phases = [phase | {"learning_rate": 0.0123} for phase in recipe["train"]["phases"]]
+    write_yaml(place.recipe, recipe | {"train": recipe["train"] | {"phases": phases}})
+    assert "going on after" not in place.run()
 
 
 def wait_for_words(place: Place, process, words: str) -> None:

@@ -54,6 +54,13 @@ def test_every_row_has_one_part_in_a_fold() -> None:
     assert samples.test(ROWS) == ROWS[3:]
 
 
+def test_two_images_of_one_name_are_refused() -> None:
+    twice = dataclasses.replace(ROWS[0], image="train.zip!other/a_01.jpg")
+    said = rf"found sample_id a_01 of {ROWS[0].image} and of train.zip!other/a_01.jpg, expected"
+    with pytest.raises(UserError, match=said):
+        samples.check_no_leak([*ROWS, twice], Path("samples.csv"))
+
+
 @pytest.mark.parametrize("leak", [sample("a_03", "a", 1), sample("a_03", "a", NO_FOLD, "test")])
 def test_a_group_in_two_places_is_a_leak(leak: Sample) -> None:
     with pytest.raises(UserError, match="group a is in fold 0 and in (fold 1|the test set) .a_03"):

@@ -150,6 +150,14 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, folder: Path) -> None:
     refused(run(submission, tmp_path / "bad.zip"), "bad.zip: File is not a zip file")
 
 
+@pytest.mark.parametrize("values", [(0, 128, 255), (1, 2)])
+def test_a_grey_picture_is_no_mask(tmp_path: Path, folder: Path, values: tuple) -> None:
+    submission = table(tmp_path / "submit.csv", masks())
+    grey = np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH))
+    Image.fromarray(grey).save(folder / "car0_01.png")
+    refused(run(submission, folder), f"found shape (37, 53) with {len(values)} values")
+
+
 def test_the_command_starts() -> None:
     command = [sys.executable, "-m", "pipeline", "score", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """Weights of another recipe's fold, and no leak through them."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,47 +67,68 @@ def test_a_missing_network_says_what_to_run(
     places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(places[0].folder)
-    with pytest.raises(UserError, match=r"run dvc repro train@first-1 first"):
-        checkpoint.find_start("first", 1, Paths.of("second"))
+    with pytest.raises(UserError, match=r"train.x: found 'first', .* dvc repro train@first-1 firs"):
+        checkpoint.find_other("train.x", "first", 1, Paths.of("second"))
 
 
-def test_a_network_that_has_seen_what_is_held_out_is_refused(
-    places: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = places
+@pytest.fixture
+def moved(places: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copies of both recipes' networks and tables, to spoil."""
+    for name in ("runs", "data", "recipes"):
+        shutil.copytree(places[0].folder / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").symlink_to(first.folder / "runs")
-    rows = samples.read(second.samples)
-    table = tmp_path / "data/other/samples.csv"
+    return tmp_path
+
+
+def find(name: str = "first", fold: int = 0) -> checkpoint.Other:
+    return checkpoint.find_other("train.weights.init_from", name, fold, Paths.of("second"))
+
+
+def rewrite(name: str, **changes: object) -> None:
+    path = Paths.of(name).model(0)
+    network = model.load(path)
+    network.description = dataclasses.replace(network.description, **changes)
+    model.save(path, network, network.state_dict())
+
+
+def test_a_network_knows_what_it_was_trained_on(moved: Path) -> None:
+    rows = samples.training(samples.read(Paths.of("first").samples), 0)
+    trained = {name for row in rows for name in (row.group, row.sample_id)}
+    assert set(find().network.description.seen) == trained
+
+
+def test_a_network_that_has_seen_what_is_held_out_is_refused(moved: Path) -> None:
+    """By group or by image, whatever the tables say by now."""
+    table = Paths.of("second").samples
+    rows = samples.read(table)
     swap = {0: 1, 1: 0, samples.NO_FOLD: samples.NO_FOLD}
-    samples.write(table, [dataclasses.replace(row, fold=swap[row.fold]) for row in rows])
-    first_table = tmp_path / "data/first/samples.csv"
-    by_image = [dataclasses.replace(row, group=row.sample_id) for row in rows]
-    for theirs in (rows, by_image):
-        samples.write(first_table, theirs)
-        with pytest.raises(UserError, match="trained on 3 of the 3 groups held out here"):
-            checkpoint.find_start("first", 0, Paths.of("other"))
+    other = [dataclasses.replace(row, fold=swap[row.fold]) for row in rows]
+    by_image = [dataclasses.replace(row, group=f"image {row.sample_id}") for row in other]
+    for ours, count in ((other, 3), (by_image, 6)):
+        samples.write(table, ours)
+        said = f"trained on {count} of the {count} groups held out here"
+        with pytest.raises(UserError, match=said):
+            find()
+    samples.write(table, rows)
+    assert find().path == Paths.of("first").model(0)
 
 
-def test_another_fold_or_network_is_refused(places: tuple[Place, Place]) -> None:
-    path = places[0].runs / "fold0/model.pt"
-    theirs = model.load(path)
-    other = dataclasses.replace(theirs.description, fold=1)
-    with pytest.raises(UserError, match="trained without fold 0, expected fold 1"):
-        checkpoint.load_start(model.build(other, "none"), path)
-    network = {**theirs.description.network, "decoder_channels": (32, 8, 8, 8, 8)}
-    wider = dataclasses.replace(theirs.description, network=network)
+def test_another_fold_or_network_is_refused(moved: Path) -> None:
+    theirs = find()
+    network = {**theirs.network.description.network, "decoder_channels": (32, 8, 8, 8, 8)}
+    wider = dataclasses.replace(theirs.network.description, network=network)
     with pytest.raises(UserError, match="weights that do not fit this network"):
-        checkpoint.load_start(model.build(wider, "none"), path)
+        checkpoint.load_start(model.build(wider, "none"), theirs)
+    rewrite("first", fold=1)
+    with pytest.raises(UserError, match="trained without fold 1, expected fold 0"):
+        find()
 
 
-def test_what_the_other_has_chosen_by_the_fold_counts_here_too(
-    places: tuple[Place, Place], tmp_path: Path
-) -> None:
-    path = places[0].runs / "fold0/model.pt"
-    theirs = model.load(path)
-    theirs.description = dataclasses.replace(theirs.description, choices="the epoch")
-    model.save(tmp_path / "model.pt", theirs, theirs.state_dict())
-    ours = model.build(theirs.description, "none")
-    assert checkpoint.load_start(ours, path) == ""
-    assert checkpoint.load_start(ours, tmp_path / "model.pt") == "the epoch"
+def test_what_the_other_has_chosen_and_seen_counts_here_too(moved: Path, raw: Path) -> None:
+    """As chosen by this training: its score flatters, and who starts from it is asked for both."""
+    rewrite("first", choices="the epoch", seen=("a car of another data set",))
+    third = Place(moved, raw, small_recipe(weights={"init_from": "first"}), "third")
+    third.run()
+    assert third.metrics()["flatters"] and third.metrics()["chosen_on_held_out"] == "the epoch"
+    found = model.load(Paths.of("third").model(0)).description
+    assert found.choices == "the epoch" and "a car of another data set" in found.seen

@@ -306,6 +306,9 @@ def test_an_upload_goes_on_where_it_stopped(server: KaggleServer, project: Path)
     server.put_faults = ["drop 10"]
     send()
     assert server.count("PUT status") == 1 and server.count("StartSubmissionUpload") == 1
+    assert server.count("PUT upload0") == 2, "the first ten bytes, then the others"
+    assert server.uploads["upload0"] == FILE.stat().st_size > 10
+    assert server.upload_hashes["upload0"].digest() == hashlib.sha256(FILE.read_bytes()).digest()
 
 
 @pytest.mark.parametrize("fault", ["drop 0", "503", "400", "stop reading"])

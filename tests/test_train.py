@@ -1,13 +1,17 @@
 import dataclasses
+import math
 import tempfile
 import time
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import by_group
-from training import convolutions, failing, load, run, small_recipe
+from training import Place, convolutions, failing, load, run, small_recipe
 
+from pipeline.__main__ import main
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
 from pipeline.networks import model
@@ -16,7 +20,9 @@ from pipeline.sources import carvana
 from pipeline.split import split
 from pipeline.support import hardware
 from pipeline.support.errors import UserError
-from pipeline.train import stage
+from pipeline.support.interrupt import Stop
+from pipeline.train import checkpoint, data, held_out, stage
+from pipeline.train.data import Cache, TrainingSet, prefer_foreground
 
 
 def test_a_network_learns_and_its_last_weights_are_kept(archives: Archives, tmp_path: Path) -> None:
@@ -111,6 +117,71 @@ def test_two_small_batches_are_one_large_one(archives: Archives, tmp_path: Path)
     for name, weight in large.items():
         torch.testing.assert_close(small[name], weight, rtol=1e-4, atol=1e-6)
     assert any((other[name] - large[name]).abs().max() > 1e-4 for name in large)
+    # AdamW divides by the gradients' scale, and would not notice a sum for a mean.
+    sgd = {"optimizer": STILL, "schedule": {"name": "constant"}, "learning_rate": 0.1}
+    large = ends(batch_size=4, **sgd)
+    small = ends(batch_size=2, gradient={"accumulate": 2}, **sgd)
+    for name, weight in large.items():
+        torch.testing.assert_close(small[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_every_epoch_draws_anew(
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, get = [], TrainingSet.__getitem__
+    monkeypatch.setattr(
+        TrainingSet, "__getitem__", lambda self, draw: seen.append(draw) or get(self, draw)
+    )
+    run(archives, load(tmp_path, small_recipe(epochs=3)), tmp_path / "last.pt")
+    assert len(seen) == len(set(seen)) == 18, "a row with its seed came up twice"
+
+
+def test_an_epoch_is_drawn_as_the_recipe_says(tmp_path: Path) -> None:
+    settings = load(tmp_path, small_recipe(
+        batch_size=4, drop_last=False, augment={"triple": True},
+        sampler={"name": "prefer-foreground", "uniform": 0.2},
+    )).train  # fmt: skip
+    rows = [Sample(f"{n}", "train", f"{n}", "", "", 1, 4, 4, n / 10) for n in range(5)]
+    alone = types.SimpleNamespace(global_rank=0, world_size=1)
+    job = types.SimpleNamespace(
+        rows=rows, settings=settings, fabric=alone, pseudo=None,
+        runtime=types.SimpleNamespace(devices=1),
+    )  # fmt: skip
+    batches = stage._shuffle(settings.phases[0], job)
+    assert (batches.images, batches.steps, batches.sizes) == (15, 4, [4, 3])
+    drawn = []
+    for batches.epoch in range(200):
+        drawn += [index for batch in batches for index, _ in batch]
+    found = np.bincount(np.array(drawn) % 5, minlength=5) / len(drawn)
+    np.testing.assert_allclose(found, prefer_foreground(rows, 0.2), atol=0.03)
+    assert {index // 5 for index in drawn} == {0, 1, 2}, "as it is, left-right, upside-down"
+
+
+def test_masks_become_targets_as_the_recipe_says(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those trained on and those judged by alike."""
+    asked, soft_target = set(), data.soft_target
+
+    def note(mask, size, classes, how):
+        asked.add(how)
+        return soft_target(mask, size, classes, how)
+
+    monkeypatch.setattr(data, "soft_target", note)
+    seen: dict = {stage: [], held_out: []}
+    for module, kept in seen.items():
+
+        def shares(*given, kept=kept, make=module.shares):
+            kept.append(make(*given))
+            return kept[-1]
+
+        monkeypatch.setattr(module, "shares", shares)
+    place = Place(tmp_path, raw, small_recipe(target={"resize": "linear", "hard": True}))
+    monkeypatch.chdir(tmp_path)
+    main(place.arguments(0))
+    assert asked == {"linear"}
+    for kept in seen.values():
+        assert kept and all(set(one.unique().tolist()) <= {0, 1} for one in kept)
 
 
 def test_clipping_shortens_the_step(archives: Archives, tmp_path: Path) -> None:
@@ -180,8 +251,10 @@ def test_the_best_epoch_is_kept_where_it_is_asked_for(archives: Archives, tmp_pa
 
 
 def test_phases_go_on_from_each_other_at_their_own_sizes(
-    archives: Archives, tmp_path: Path
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked, at = [], Cache.at
+    monkeypatch.setattr(Cache, "at", lambda self, size: asked.append(size) or at(self, size))
     content = small_recipe(epochs=8, learning_rate=0.01, weights={"ema": 0.5})
     (first,) = content["train"]["phases"]
     still = first | {"size": [64, 96], "epochs": 2, "batch_size": 3, "learning_rate": 1e-30,
@@ -191,9 +264,25 @@ def test_phases_go_on_from_each_other_at_their_own_sizes(
     assert (recipe.train.epochs, recipe.train.size) == (10, (64, 96))
     _, progress = run(archives, recipe, tmp_path / "last.pt")
     phases = [row["phase"] for row in progress.history]
-    assert phases == [1] * 8 + [2] * 2
+    assert phases == [1] * 8 + [2] * 2 and asked == [(32, 64), (64, 96)]
     assert progress.history[-1]["loss"] < progress.history[0]["loss"] / 1.3, "it began afresh"
     assert progress.history[-1]["dice"] > progress.history[0]["dice"]
+
+
+def test_what_the_held_out_images_choose_they_choose_in_the_last_phase(
+    archives: Archives, tmp_path: Path
+) -> None:
+    """A size that the network is not used at chooses nothing, and stops nothing."""
+    content = small_recipe(
+        epochs=6, learning_rate=1e-30, optimizer=STILL, schedule={"name": "constant"},
+        weights={"keep": "best"}, validation={"patience": 2},
+    )  # fmt: skip
+    (first,) = content["train"]["phases"]
+    content["train"]["phases"] = [first, first | {"size": [64, 96], "epochs": 9}]
+    _, progress = run(archives, load(tmp_path, content), tmp_path / "last.pt")
+    assert progress.best["epoch"] > 6
+    assert progress.epoch == progress.best["epoch"] + 2 < 15
+    assert [row["phase"] for row in progress.history][:7] == [1] * 6 + [2]
 
 
 def test_epochs_are_scored_as_often_as_asked_and_the_last_one(
@@ -211,6 +300,27 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms(archives: Archives, tmp_
     recipe = load(tmp_path, small_recipe(epochs=2, learning_rate=1e30))
     with pytest.raises(UserError, match=r"the loss is .*\(BCE .*, Dice .*\) on aa.*_0[12].*lower"):
         run(archives, recipe, tmp_path / "last.pt")
+
+
+def test_weights_that_are_not_finite_are_not_saved(archives: Archives, tmp_path: Path) -> None:
+    """The loss looked at is that before the step: its weights would be gone on from for ever."""
+    recipe = load(tmp_path, small_recipe({"checkpoint_seconds": 0}, epochs=2))
+    network = convolutions(model.describe(recipe.train, 0))
+    first, step = next(network.parameters()), checkpoint.Checkpointer.is_due
+    taken = iter(range(99))
+
+    def spoil(self, epoch_ends: bool = False) -> bool:
+        if next(taken) == 1:
+            first.data[0] = torch.nan
+        return step(self, epoch_ends)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.Checkpointer, "is_due", spoil)
+        with pytest.raises(UserError, match=r"weights that are NaN .*last.pt holds an earlier"):
+            run(archives, recipe, tmp_path / "last.pt", network=network)
+    network = convolutions(model.describe(recipe.train, 0))
+    _, progress = run(archives, recipe, tmp_path / "last.pt", network=network)
+    assert all(math.isfinite(row["loss"]) for row in progress.history)
 
 
 def test_a_warm_up_of_one_step_is_refused(archives: Archives, tmp_path: Path) -> None:
@@ -234,6 +344,15 @@ def test_a_fold_without_rows_to_train_on_is_refused() -> None:
     other = dataclasses.replace(row, fold=1)
     with pytest.raises(UserError, match="found 1 rows to train on and 0 held out in fold 0"):
         stage.divide([other], 0, Path("samples.csv"))
+
+
+def test_training_is_judged_by_what_is_set_apart() -> None:
+    out = Sample("a_01", "train", "a", "a.jpg", "a.gif", 0, 4, 4, 0.5)
+    learned = dataclasses.replace(out, sample_id="b_01", group="b", fold=1)
+    apart = dataclasses.replace(learned, sample_id="c_01", group="c", validation=True)
+    where = Path("samples.csv")
+    assert stage.divide([out, learned, apart], 0, where) == ([learned], [apart])
+    assert stage.divide([out, learned], 0, where) == ([learned], [out])
 
 
 @pytest.mark.parametrize(
@@ -292,3 +411,33 @@ def test_a_run_that_goes_on_keeps_its_precision(
     monkeypatch.setattr(hardware, "has_bfloat16", lambda: False)
     run(archives, recipe, tmp_path / "last.pt")
     assert "precision bf16-mixed, as before" in capsys.readouterr().out
+
+
+def test_a_run_begun_in_another_precision_goes_on(
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As a GPU's float16 leaves it, for a machine without one; and the other way round."""
+    recipe = load(tmp_path, small_recipe({"precision": "auto", "checkpoint_seconds": 0}, epochs=2))
+    run(archives, recipe, tmp_path / "last.pt")
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert not saved["parts"]["precision"], "float32 has no loss scale"
+    read = checkpoint._read
+    monkeypatch.setattr(checkpoint, "_read", lambda *a: {**read(*a), "precision": "16-mixed"})
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: False)
+    capsys.readouterr()
+    run(archives, recipe, tmp_path / "last.pt")
+    assert "going on after epoch 2" in (said := capsys.readouterr().out) and "16-mixed" not in said
+
+    class Scaler:
+        def state_dict(self) -> dict:
+            return {"scale": 1.0}
+
+        def load_state_dict(self, state: dict) -> None:
+            assert state, "as torch's GradScaler refuses it"
+
+    checkpointer = checkpoint.Checkpointer(
+        tmp_path / "last.pt", 0, Stop(), hardware.launch("cpu", "32-true", 1, 1, 1)
+    )
+    names = dict.fromkeys(("precision",), Scaler())
+    assert checkpointer.resume(names, {}).epoch == 2

@@ -1,5 +1,7 @@
 """What validate keeps is what the fold's own network says, with its flips, and nothing else."""
 
+import dataclasses
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,32 @@ def test_counts_and_the_printed_dice_are_of_what_was_kept(
     settings = read.load(recipe_file("tiny")).validate_
     again = judge.judge_fold(project, 1, list(found.rows), 1, settings, "")
     np.testing.assert_array_equal([one.counts for one in again], before)
+
+
+def test_a_held_out_image_that_cannot_be_read_ends_the_stage(project: Paths) -> None:
+    row = samples.held_out(samples.read(project.samples), 1)[0]
+    name, path = row.image.partition("!")[2], project.raw / "train.zip"
+    with zipfile.ZipFile(path) as old:
+        members = {member: old.read(member) for member in old.namelist()}
+    members[name] = members[name][:-300]
+    with zipfile.ZipFile(path, "w") as new:
+        for member, content in members.items():
+            new.writestr(member, content)
+    with pytest.raises(SystemExit, match=rf"{row.sample_id}\.jpg"):
+        validate("none")
+    assert not project.counts(1).exists() and not project.oof_levels(1).exists()
+
+
+@pytest.mark.parametrize("of", ["group", "sample_id"])
+def test_a_network_that_has_seen_a_held_out_image_is_refused(project: Paths, of: str) -> None:
+    """Whatever its fold is called: the table may have been split anew since."""
+    row = samples.held_out(samples.read(project.samples), 1)[0]
+    network = model.load(project.model(1))
+    network.description = dataclasses.replace(network.description, seen=(getattr(row, of),))
+    model.save(project.model(1), network, network.state_dict())
+    said = f"has been trained on 1 of the groups .* holds out in fold 1, {row.group} for one"
+    with pytest.raises(SystemExit, match=said):
+        validate("none")
 
 
 def test_a_network_that_says_nan_is_named_and_leaves_nothing(project: Paths) -> None:

@@ -10,7 +10,6 @@ difference of their means is known far better than either.
 """
 
 import dataclasses
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from pipeline.data import samples
 from pipeline.data.archives import Archives
-from pipeline.data.images import decode_image
+from pipeline.data.images import decode_image, read_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import breakdown, judge
 from pipeline.evaluation.decision import Decision, read_metrics
@@ -203,7 +202,7 @@ class Match:
 
     def masks(self, row: Sample, one: Image, other: Image) -> Masks:
         """The masks of one image."""
-        truth = judge.true_classes(Archives(self.a.paths.raw), row) > 0
+        truth = read_mask(Archives(self.a.paths.raw), row) > 0
         first = self.a.decision.mask(one.levels(), row.size)
         return Masks(first, self.b.decision.mask(other.levels(), row.size), truth)
 
@@ -222,7 +221,7 @@ def _measure(match: Match) -> Iterator[dict[str, Any]]:
 
     shown = tqdm(match.images(), total=len(match.pairs), desc="compare", unit="img")
     views = breakdown.views([row for row, _ in match.pairs])
-    measured = concurrency.ordered(measure, shown, len(os.sched_getaffinity(0)))
+    measured = concurrency.ordered(measure, shown, concurrency.cores())
     for view, found in zip(views, measured, strict=True):
         yield found | {"view": view}
 

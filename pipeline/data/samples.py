@@ -180,11 +180,20 @@ def _odd(sample: Sample, size: tuple[int, int], count: int) -> str:
 def check_no_leak(samples: Iterable[Sample], where: Path) -> None:
     """Refuse a table in which a group is held out by two folds, or trained on and predicted.
 
+    So is one that names two images alike, of which one would stand for both.
+
     Raises:
-        UserError: names the group and the first row that strays.
+        UserError: names the group and the first row that strays, or the two images.
     """
     places: dict[str, str] = {}
+    images: dict[str, str] = {}
     for sample in samples:
+        if other := images.get(sample.sample_id):
+            raise UserError(
+                f"{where}: found sample_id {sample.sample_id} of {other} and of {sample.image}, "
+                f"expected another for each image; correct how the source names them"
+            )
+        images[sample.sample_id] = sample.image
         place = places.setdefault(sample.group, _place(sample))
         if place != _place(sample):
             raise UserError(

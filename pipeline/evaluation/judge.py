@@ -19,7 +19,6 @@ from pipeline.masks import rle
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Validate
 from pipeline.support import concurrency, files, pictures
-from pipeline.support.arrays import UInt8
 from pipeline.support.pictures import encode_jpeg
 
 REMEDY = "run the validate stage of this fold again"
@@ -32,15 +31,6 @@ def open_levels(paths: Paths, fold: int, rows: Sequence[Sample]) -> Kept:
         UserError: they are missing, damaged, or of other images.
     """
     return Kept.open(paths.oof_levels(fold), [row.sample_id for row in rows], REMEDY)
-
-
-def true_classes(archives: Archives, row: Sample) -> UInt8:
-    """The class index of each pixel (H, W) of an image's true mask.
-
-    Raises:
-        UserError: the mask does not decode.
-    """
-    return read_mask(archives, row)
 
 
 def judge_fold(
@@ -56,7 +46,7 @@ def judge_fold(
 
     def judge(image: Image) -> Judged:
         row = by_id[image.sample_id]
-        levels, truth = image.levels(), true_classes(archives, row)
+        levels, truth = image.levels(), read_mask(archives, row)
         if row.classes > 1:
             return out_of_fold.judge_classes(row, scale.decide(levels, row.size), truth)
         return out_of_fold.judge_levels(row, scale.full_resolution(levels, row.size), truth)
@@ -98,7 +88,7 @@ def _draw(
     images = kept.some(row.sample_id for row in rows)
     for rank, (kind, row, kept_image) in enumerate(zip(kinds, rows, images, strict=True), start=1):
         image = read_image(archives, row)
-        found, truth = scale.decide(kept_image.levels(), row.size), true_classes(archives, row)
+        found, truth = scale.decide(kept_image.levels(), row.size), read_mask(archives, row)
         if row.classes == 1:
             drawn = pictures.panels(image, found > 0, truth > 0)
         else:

@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.samples import Sample
 from pipeline.networks import unet
 from pipeline.recipe.schema import MinMax, Resize, Standard, Train
 from pipeline.support import files, tensor_file
@@ -18,7 +19,7 @@ from pipeline.support.errors import UserError
 
 FirstWeights = Literal["imagenet", "he", "glorot", "none"]
 
-FORMAT = 2  # of the checkpoint file; raised when an older file can no longer be read
+FORMAT = 3  # of the checkpoint file; raised when an older file can no longer be read
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     "plain-unet": unet.UNet,
@@ -36,7 +37,9 @@ class Description:
     `mean` and `std` are per RGB channel of an image scaled to 0..1: by 255, or with
     `min_max` by its own darkest and brightest value. `fold` is the fold the network has never
     seen; `choices` says in words what was chosen by its score on that fold, which then
-    flatters, and is "" where nothing was. One class means foreground against the rest.
+    flatters, and is "" where nothing was. `seen` are the names of all images, and of their groups,
+    that have shaped the weights, also through other networks. One class means foreground against
+    the rest.
     """
 
     network: dict[str, Any]
@@ -48,6 +51,13 @@ class Description:
     fold: int
     min_max: bool = False
     choices: str = ""
+    seen: tuple[str, ...] = ()
+
+    def seen_of(self, rows: Iterable[Sample]) -> list[str]:
+        """The groups of those of the `rows` that have shaped the weights, in order."""
+        seen = set(self.seen)
+        # By image too: where a split is not by group, its groups are single images.
+        return sorted({row.group for row in rows if seen & {row.group, row.sample_id}})
 
 
 def describe(settings: Train, fold: int) -> Description:

@@ -20,6 +20,7 @@ from pipeline.data.archives import Archives
 from pipeline.data.decoding import Batch, decode_batches
 from pipeline.data.images import resize_image
 from pipeline.data.samples import Sample
+from pipeline.levels.kept import Image
 from pipeline.levels.scale import HALF, LEVELS
 from pipeline.networks import inference
 from pipeline.networks.model import Segmenter
@@ -46,6 +47,10 @@ class Prediction:
     levels: UInt8
     disagreement: float
     error: str
+
+    def packed(self) -> Image:
+        """As it is kept in files."""
+        return Image.of(self.row.sample_id, self.levels, self.disagreement, self.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Predictor:
         said = self._forward(batch.images)
         if self.fabric.device.type != "cuda":
             return _Launched(batch, said, None)
-        # Into pinned memory; `_finish` timers for the copies.
+        # Into pinned memory; `_finish` waits for the copies.
         host = _Said(*(tensor.to("cpu", non_blocking=True) for tensor in said))
         finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
         finished.record(torch.cuda.current_stream(self.fabric.device))

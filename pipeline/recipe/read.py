@@ -145,6 +145,11 @@ def _check_other(key: str, other: str, recipe: Path) -> None:
             f"{recipe}: {key}: found {other!r}, but there is no "
             f"{recipe.with_stem(other)}; expected one of {[*sorted(others), *none]}"
         )
+    if other != "none" and "blend" in (_yaml(recipe.with_stem(other)) or {}):
+        raise UserError(
+            f"{recipe}: {key}: found {other!r}, which blends others and has no network; expected "
+            f"a recipe that is trained"
+        )
 
 
 def _yaml(path: Path) -> Any:

@@ -391,7 +391,9 @@ class Loss(Section):
     # (2 I + first) / (A + B + second), of overlap I and areas A and B in pixels. Equal ones make
     # two empty masks a hit.
     smooth: tuple[NotNegative, Positive]
-    dice_of: Literal["image", "batch"]  # mean over images, or all pixels of a batch as one image
+    # Mean over images, or all pixels of a batch as one image (the held-out loss: of a batch of
+    # runtime.batch_size).
+    dice_of: Literal["image", "batch"]
     boundary: NotNegative  # what a pixel near the mask's boundary counts above the others
     boundary_width: Count  # how near: pixels at network size, to either side
 
@@ -409,7 +411,7 @@ class Weights(Section):
     init_from: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     ema: Literal["none"] | Annotated[float, Field(gt=0, lt=1)]  # decay of a moving average
     # `last` chooses nothing, nor does `all`, which keeps every epoch's beside it, to choose from.
-    # `best`, the epoch of the highest held-out Dice, flatters.
+    # `best`, the epoch of the last phase with the highest held-out Dice, flatters.
     keep: Literal["last", "best", "all"]
 
 
@@ -427,7 +429,8 @@ class Validation(Section):
 
     every: Count  # epochs; the last one is always scored
     tta: Literal["none", "hflip"]
-    patience: Literal["none"] | Count  # scored epochs without a better Dice before it stops
+    # Scored epochs without a better Dice before it stops, in the last phase.
+    patience: Literal["none"] | Count
 
 
 Deviation = Annotated[float, Field(ge=0.001, le=1)]  # 58 would be one of 0..255
@@ -720,6 +723,16 @@ class Recipe(Section):
     tune: Tune
     encode: Encode
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _sees_whole_batches(self) -> Self:
+        devices = self.runtime.devices * self.runtime.nodes
+        if self.train.loss.dice_of == "batch" and devices > 1:
+            raise ValueError(
+                f"train.loss.dice_of is batch, but each of {devices} devices sees its own part of "
+                f"one alone: set it to image, or runtime.devices and runtime.nodes to 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_deterministic(self) -> Self:

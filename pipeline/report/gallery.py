@@ -5,7 +5,6 @@ that of the mask. No network runs.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 
 from pipeline.data.archives import Archives
-from pipeline.data.images import decode_image
+from pipeline.data.images import decode_image, read_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import judge
 from pipeline.evaluation.decision import Decision
@@ -73,7 +72,7 @@ def draw(results: Results, paths: Paths) -> list[Card]:
         return _card(row, image.levels(), decision, archives, kinds[name], known)
 
     cards, size = [], 0
-    threads = len(os.sched_getaffinity(0))
+    threads = concurrency.cores()
     for one in concurrency.ordered(card, _levels(results, paths, list(kinds)), threads):
         size += one.size
         if size > _ROOM:
@@ -118,7 +117,7 @@ def _card(
     values: dict[str, Any],
 ) -> Card:
     image = decode_image(archives.read(row.image), row.size, row.image)
-    truth = judge.true_classes(archives, row)
+    truth = read_mask(archives, row)
     if decision is None:  # several classes
         whole, window = draw_class_layers(image, scale.decide(levels, row.size), truth)
     else:

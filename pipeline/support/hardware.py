@@ -255,6 +255,42 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux gives KiB
 
 
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that processes could still take here, with what file caches give back.
+
+    Of the machine, or of the container or job (a control group of Linux, version 2) that this
+    process is in, whose limit the machine's own figures do not show.
+    """
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        text = (root / "proc/meminfo").read_text().split("MemAvailable:")[1]
+        free = int(text.split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        group = (root / "proc/self/cgroup").read_text().split("0::/")[1].split("\n")[0]
+        top = root / "sys/fs/cgroup"
+        for folder in (top / group, *(top / group).parents):
+            with contextlib.suppress(OSError, ValueError, IndexError):  # the limit "max" is none
+                limit = int((folder / "memory.max").read_text())
+                used = int((folder / "memory.current").read_text())
+                cached = (folder / "memory.stat").read_text().split("inactive_file ")[1].split()[0]
+                free = min(free, limit - used + int(cached))
+    return max(0, free)
+
+
+def check_cache_fits(needed: int, images: int) -> None:
+    """Refuse to keep decoded images in memory where the kernel would end it without a word.
+
+    Raises:
+        UserError: fewer than `needed` bytes are free.
+    """
+    free = free_memory()
+    if needed > free:
+        raise UserError(
+            f"runtime.cache: found ram, which takes {needed / 1e9:.1f} GB for {images} images; the "
+            f"machine has {free / 1e9:.1f} GB of memory free: set it to disk or none"
+        )
+
+
 # Numbers of malloc.h, and the largest threshold that 64-bit glibc takes.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 32 << 20

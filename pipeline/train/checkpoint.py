@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from lightning_fabric import Fabric
@@ -105,7 +105,9 @@ class Checkpointer:
         # As many as there were processes; if there are more now, some share one's.
         mine = content["each"][self._fabric.global_rank % len(content["each"])]
         for name, part in parts.items():
-            part.load_state_dict(content["parts"][name])
+            # None of float16's loss scale where the run was in another precision so far.
+            if state := content["parts"][name]:
+                part.load_state_dict(state)
         for name, part in own.items():
             part.load_state_dict(mine["own"][name])
         _set_random_state(mine["random"])
@@ -126,12 +128,17 @@ class Checkpointer:
         """Save the states of all parts and the random generators, in one step; stop if asked.
 
         The first process writes, also what is each one's own; all of them must call.
+
+        Raises:
+            UserError: the network's weights are no longer finite, which no later step can mend.
         """
         mine = {"random": _random_state(), "own": _states(self._own)}
         each = distributed.gather(self._fabric, mine)
         if self._fabric.is_global_zero:
+            parts = _states(self._parts)
+            _check_finite(parts.get("network", {}), self._path)
             content = {
-                "parts": _states(self._parts),
+                "parts": parts,
                 "each": each,
                 "progress": vars(progress),
                 "precision": hardware.precision(self._fabric),
@@ -162,6 +169,17 @@ def _read(path: Path, fabric: Fabric) -> dict[str, Any] | None:
     return found if all(distributed.gather(fabric, found is not None)) else None
 
 
+def _check_finite(weights: State, path: Path) -> None:
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            before = f"{path} holds an earlier state" if path.exists() else "nothing is saved yet"
+            raise UserError(
+                f"{name}: found weights that are NaN or infinite, expected numbers; lower the "
+                f"phase's learning_rate, set train.gradient.clip, or set runtime.precision to "
+                f"32-true ({before})"
+            )
+
+
 def _states(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in parts.items()}
 
@@ -180,64 +198,57 @@ def _set_random_state(state: list[torch.Tensor]) -> None:
 # --- Another recipe's weights.
 
 
-def find_start(other: str, fold: int, paths: Paths, key: str = "train.weights.init_from") -> Path:
-    """The file of recipe `other`'s network for `fold`, to start or to learn from.
+class Other(NamedTuple):
+    """Another recipe's network of the same fold, which has seen nothing that is held out here."""
+
+    path: Path
+    network: model.Segmenter
+
+
+def find_other(key: str, name: str, fold: int, paths: Paths) -> Other:
+    """Recipe `name`'s network of `fold`, to start or to learn from.
 
     Args:
-        paths: this recipe's places; the other's are the usual ones.
         key: of the setting that names the other, for errors.
+        paths: this recipe's places; the other's are the usual ones.
 
     Raises:
-        UserError: the file or the other recipe's samples are missing, or the other network
-            has seen images that are held out here.
+        UserError: the file is missing or damaged, of another fold, or images that are held out
+            here have shaped the network.
     """
-    path = Paths.of(other).model(fold)
+    path = Paths.of(name).model(fold)
     if not path.exists():
         raise UserError(
-            f"{key}: found {other!r}, but {path} is missing; run "
-            f"dvc repro train@{other}-{fold} first, with {other} among the recipes of params.yaml"
+            f"{key}: found {name!r}, but {path} is missing; run "
+            f"dvc repro train@{name}-{fold} first, with {name} among the recipes of params.yaml"
         )
-    theirs = samples.read(Paths.of(other).samples)
-    # By image too: where one of them does not split by group, its groups are single images.
-    known = [*samples.training(theirs, fold), *samples.validation(theirs, fold)]
-    seen = {name for row in known for name in (row.group, row.sample_id)}
-    rows = samples.held_out(samples.read(paths.samples), fold)
-    held_out = {row.group for row in rows}
-    leaked = sorted({row.group for row in rows if seen & {row.group, row.sample_id}})
-    if leaked:
+    network = model.load(path)
+    if network.description.fold != fold:
         raise UserError(
-            f"{key}: found {other!r}, whose network of fold {fold} has been "
-            f"trained on {len(leaked)} of the {len(held_out)} groups held out here, {leaked[0]} "
-            f"for one; expected the same folds: give both recipes the same split section"
-        )
-    return path
-
-
-def check_fold(theirs: model.Segmenter, path: Path, fold: int) -> None:
-    """Raise `UserError` unless the other network has been trained without `fold`, as this one."""
-    if theirs.description.fold != fold:
-        raise UserError(
-            f"{path}: trained without fold {theirs.description.fold}, expected fold {fold}; "
+            f"{path}: trained without fold {network.description.fold}, expected fold {fold}; "
             f"run the other recipe's train stage again"
         )
+    held_out = samples.held_out(samples.read(paths.samples), fold)
+    if leaked := network.description.seen_of(held_out):
+        raise UserError(
+            f"{key}: found {name!r}, whose network of fold {fold} has been trained on "
+            f"{len(leaked)} of the {len({row.group for row in held_out})} groups held out here, "
+            f"{leaked[0]} for one; expected the same folds: give both recipes the same split "
+            f"section, and train the other again"
+        )
+    return Other(path, network)
 
 
-def load_start(network: model.Segmenter, path: Path) -> str:
+def load_start(network: model.Segmenter, start: Other) -> None:
     """Give `network` the weights of another, whose input size may differ.
 
-    Returns:
-        What was chosen on the held-out fold in making them, see `Description.choices`.
-
     Raises:
-        UserError: it is of another fold or of another architecture.
+        UserError: it is of another architecture.
     """
-    theirs = model.load(path)
-    check_fold(theirs, path, network.description.fold)
     try:
-        network.load_state_dict(theirs.state_dict())
+        network.load_state_dict(start.network.state_dict())
     except RuntimeError:
         raise UserError(
-            f"{path}: found weights that do not fit this network; "
+            f"{start.path}: found weights that do not fit this network; "
             f"give both recipes the same train.model"
         ) from None
-    return theirs.description.choices

@@ -6,6 +6,7 @@ to move, and normalizing there costs nothing beside the network.
 
 import dataclasses
 import hashlib
+import math
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from pipeline.data.archives import Archives
 from pipeline.data.images import read_image, read_mask, resize_image, soft_target
 from pipeline.data.samples import Sample
 from pipeline.recipe.schema import Resize
-from pipeline.support import files, fingerprint
+from pipeline.support import files, fingerprint, hardware
 from pipeline.support.arrays import Size, UInt8
 from pipeline.support.errors import UserError
 
@@ -141,6 +142,7 @@ class Cache:
     resize: Resize
     sizes: Sequence[Size]
     target: Resize = "area"
+    processes: int = 1  # on this machine: in memory, each has its own
 
     def at(self, size: Size) -> Images:
         """The images at one size, decoded now if they are not there.
@@ -149,11 +151,11 @@ class Cache:
         forked later share them.
 
         Raises:
-            UserError: the disk has no room, or an image does not decode.
+            UserError: disk or memory has no room, or an image does not decode.
         """
         decoder = self._decoder(size)
         if self.kind == "ram":
-            return in_ram(decoder)
+            return in_ram(decoder, self.processes)
         if self.kind == "disk":
             return on_disk(self.folder, decoder, {key(self._decoder(one)) for one in self.sizes})
         return decoder
@@ -162,8 +164,14 @@ class Cache:
         return Decoder(self.rows, self.archives, size, self.resize, self.target)
 
 
-def in_ram(decoder: Decoder) -> Cached:
-    """Decode every row and keep it."""
+def in_ram(decoder: Decoder, processes: int = 1) -> Cached:
+    """Decode every row and keep it, as so many `processes` of this machine do at once.
+
+    Raises:
+        UserError: the memory has no room, or an image does not decode.
+    """
+    needed = processes * sum(math.prod(shape) for shape in _shapes(decoder))
+    hardware.check_cache_fits(needed, len(decoder))
     images, targets = (np.empty(shape, np.uint8) for shape in _shapes(decoder))
     return Cached(decoder, images, targets, _decode_all(decoder, images, targets))
 
@@ -311,6 +319,14 @@ def positions(rows: Sequence[Sample], images: Images) -> list[int]:
     return [places[row.sample_id] for row in rows]
 
 
+class Share(NamedTuple):
+    """Of each batch, which part is this process's."""
+
+    process: int = 0
+    processes: int = 1
+    here: int = 1  # of them on this machine
+
+
 class Extra(NamedTuple):
     """Rows that follow after the others, and how many of them are drawn into each epoch."""
 
@@ -336,21 +352,21 @@ class Shuffle(Sampler[list[Draw]]):
         rows: int,
         batch_size: int,
         seed: int,
-        accumulate: int,
-        process: int,
-        processes: int,
-        chances: npt.NDArray[np.float64] | None = None,
+        *,
+        accumulate: int = 1,
         drop_last: bool = True,
+        chances: npt.NDArray[np.float64] | None = None,
         extra: Extra | None = None,
+        share: Share = Share(),  # noqa: B008 - it never changes
     ) -> None:
-        """Shuffle `rows` rows for `process` of `processes` that share each batch equally."""
+        """Shuffle `rows` rows; all processes get equal shares of each batch."""
         drawn = rows + (extra.drawn if extra else 0)
         self.epoch = 0
         self.first = 0  # batches left out, being done already
         self.batch_size = min(batch_size, drawn)
         self.accumulate = min(accumulate, drawn // self.batch_size)
         self.steps = drawn // (self.batch_size * self.accumulate)
-        used = drawn - drawn % processes
+        used = drawn - drawn % share.processes
         if not drop_last and used > self.steps * self.batch_size:
             self.steps += 1
         self._used = min(used, self.steps * self.batch_size * self.accumulate)
@@ -358,8 +374,7 @@ class Shuffle(Sampler[list[Draw]]):
         self._extra = extra
         self._chances = chances
         self._seed = seed
-        self._process = process
-        self._processes = processes
+        self.share = share
 
     def __len__(self) -> int:
         return self.steps * self.accumulate - self.first
@@ -383,7 +398,13 @@ class Shuffle(Sampler[list[Draw]]):
         for batch in range(self.first, self.steps * self.accumulate):
             end = min((batch + 1) * self.batch_size, self._used)
             whole = draws[batch * self.batch_size : end]
-            yield whole[self._process :: self._processes]
+            yield whole[self.share.process :: self.share.processes]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of this process's part of a batch: of most, and of the last one where that is smaller."""
+        most, rest = self.batch_size, self._used % self.batch_size
+        return [one // self.share.processes for one in (most, rest) if one]
 
     def _draw_extra(self, extra: Extra) -> npt.NDArray[np.int64]:
         """Those of this epoch: where it stands in one permutation of all after another."""
@@ -450,7 +471,9 @@ def _check_shared_memory(dataset: TrainingSet, batches: Shuffle, workers: int) -
     if not _SHARED_MEMORY.is_dir():
         return
     image, target, _ = dataset[0, 0]
-    needed = (image.nbytes + target.nbytes) * batches.batch_size * PREFETCH * workers
+    share = batches.share
+    here = batches.batch_size * share.here // share.processes  # of a batch, on this machine
+    needed = (image.nbytes + target.nbytes) * here * PREFETCH * workers
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if free < needed:
         raise UserError(

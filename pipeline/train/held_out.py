@@ -72,8 +72,8 @@ class Predicted(NamedTuple):
 class HeldOut:
     """Held-out images, and how to predict them; each process takes its share.
 
-    Masks at full resolution are decoded once and kept, as bits of one class (300 MB for a fold
-    of all 318 cars), where `keep` asks for it. A GPU compares masks of one class itself: bits go
+    Masks at full resolution are decoded once and kept where `keep` asks for it, as bits of one
+    class (300 MB for a fold of all 318 cars). A GPU compares masks of one class itself: bits go
     there, four numbers come back. Elsewhere threads do it. The network runs as it is in training:
     to fold and compile it after each epoch would take longer than it saves.
     """

@@ -7,7 +7,6 @@ Images are decoded as they are drawn: of a large test set they would fill any ca
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from pipeline.levels import kept
 from pipeline.levels.kept import Chunks, Image, Kept
 from pipeline.levels.scale import UNCERTAIN
 from pipeline.networks import model
-from pipeline.networks.predictor import Predictor
+from pipeline.networks.predictor import Predictor, Tta
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe, Resize
@@ -40,7 +39,8 @@ class PseudoLabels:
     """Test images and what the teacher says of them, kept as levels at its network's size."""
 
     teacher: Path  # its network
-    choices: str  # see `pipeline.networks.model.Description`
+    description: model.Description  # of that
+    tta: Tta  # with which it has labelled
     rows: Sequence[Sample]  # those that are confident enough
     drawn: int  # of them, in each epoch
     kept: Kept
@@ -97,9 +97,12 @@ def make(
     """
     asked, runtime = recipe.train.pseudo, recipe.runtime
     assert asked != "none"
-    path = checkpoint.find_start(asked.recipe, fold, paths, "train.pseudo.recipe")
-    teacher = model.load(path)
-    checkpoint.check_fold(teacher, path, fold)
+    path, teacher = checkpoint.find_other("train.pseudo.recipe", asked.recipe, fold, paths)
+    if teacher.description.classes != 1 or recipe.train.classes != 1:
+        raise UserError(
+            f"train.pseudo: found {recipe.train.classes} classes, and "
+            f"{teacher.description.classes} in {path}, expected 1 in both; set it to none"
+        )
     rows = samples.test(samples.read(paths.samples))
     archives = Archives(paths.raw)
     theirs = read.load(recipe_file(asked.recipe)).validate_.tta
@@ -134,8 +137,9 @@ def make(
             f"enough and {drawn} to draw an epoch, expected some; raise confident or share, or "
             f"set it none"
         )
-    choices = teacher.description.choices
-    return PseudoLabels(path, choices, sure, drawn, labels, archives, recipe.train.resize)
+    return PseudoLabels(
+        path, teacher.description, theirs, sure, drawn, labels, archives, recipe.train.resize
+    )
 
 
 def _predict(
@@ -146,9 +150,7 @@ def _predict(
     mine = missing[fabric.global_rank :: fabric.world_size]
     rows = chunks.rows(mine)
     predictions = predictor.predict(rows, archives)
-    images = (
-        Image.of(one.row.sample_id, one.levels, one.disagreement, one.error) for one in predictions
-    )
+    images = (one.packed() for one in predictions)
     quiet = not fabric.is_global_zero
     with tqdm(total=len(rows), desc="label", unit="img", disable=quiet) as bar:
         chunks.write(mine, images, lambda _: bar.update())
@@ -164,4 +166,4 @@ def _unsure(labels: Kept) -> Iterator[float | None]:
         between = (levels >= UNCERTAIN.start) & (levels < UNCERTAIN.stop)
         return float(between.mean())
 
-    return concurrency.ordered(share, labels.images(), len(os.sched_getaffinity(0)))
+    return concurrency.ordered(share, labels.images(), concurrency.cores())

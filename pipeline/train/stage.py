@@ -1,6 +1,6 @@
 """Stage `train`: fit one fold's network, phase by phase, and keep its last (averaged) weights.
 
-`train` is the whole of it: decode and augment (data.py, augment.py), forward, loss (loss.py),
+`train` is the whole of it: decode and augment (data.py), forward, loss (loss.py),
 backward, a step of optimizer, schedule and moving average (optimization.py); after an epoch the
 held-out loss and Dice (held_out.py). It saves itself every now and then, and goes on from any
 step (checkpoint.py).
@@ -39,6 +39,7 @@ from pipeline.train.data import (
     Cache,
     Images,
     Joined,
+    Share,
     Shuffle,
     TrainingSet,
     load_batches,
@@ -115,7 +116,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
         images = job.cache.at(phase.size)
         dataset = job.training_set(images, phase.size)
         if compiles:
-            compiles = _compile(wrapped, network, phase, job)
+            compiles = _compile(wrapped, network, batches.sizes, phase.size, job)
         workers = hardware.workers(job.runtime.workers, fabric)
         loader = load_batches(dataset, batches, workers, pin=fabric.device.type == "cuda")
         while progress.epoch < ends and not progress.is_stale(patience):
@@ -161,7 +162,8 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
             row |= _measure(losses, clock, batches.images, fabric)
             losses.clear()
             progress.end_epoch(row)
-            if score is not None and settings.choices:
+            # The weights that are used are those of the last size.
+            if score is not None and settings.choices and number == len(shuffles) - 1:
                 progress.note_score(score.dice, checkpoint.on_cpu(judged))
             if job.epochs and fabric.is_global_zero:
                 weights = checkpoint.on_cpu(judged)
@@ -184,7 +186,7 @@ def _choose_precision(network: model.Segmenter, job: Job, kept: str | None) -> N
     fabric, settings = job.fabric, job.settings
     if job.runtime.precision != "auto" or fabric.device.type != "cpu":
         return
-    if kept is not None:
+    if kept in ("32-true", "bf16-mixed"):  # and not a GPU's
         hardware.set_precision(fabric, kept)
         fabric.print(f"precision {kept}, as before", flush=True)
         return
@@ -209,14 +211,20 @@ def _shuffle(phase: Phase, job: Job) -> Shuffle:
     if settings.sampler.name == "prefer-foreground":
         chances = np.tile(prefer_foreground(job.rows, settings.sampler.uniform), times) / times
     batches = Shuffle(
-        times * len(job.rows), phase.batch_size, settings.seed, settings.gradient.accumulate,
-        fabric.global_rank, fabric.world_size, chances, settings.drop_last,
-        job.pseudo.extra if job.pseudo else None,
-    )  # fmt: skip
+        times * len(job.rows),
+        phase.batch_size,
+        settings.seed,
+        accumulate=settings.gradient.accumulate,
+        drop_last=settings.drop_last,
+        chances=chances,
+        extra=job.pseudo.extra if job.pseudo else None,
+        share=Share(fabric.global_rank, fabric.world_size, job.runtime.devices),
+    )
     if batches.batch_size % fabric.world_size:
         raise UserError(
-            f"train.phases: found batches of {batches.batch_size} for {fabric.world_size} "
-            f"processes, expected a multiple; change batch_size, or runtime.devices"
+            f"train.phases: found batches of {batches.batch_size} (batch_size "
+            f"{phase.batch_size}, {len(job.rows)} images) for {fabric.world_size} processes, "
+            f"expected a multiple; change batch_size, or runtime.devices"
         )
     return batches
 
@@ -234,8 +242,10 @@ def _set_up(network: model.Segmenter, job: Job, compiles: bool) -> tuple[Any, An
     return wrapped, optimizer
 
 
-def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> bool:
-    """Compile for a phase's batches now, by one step that leaves no trace.
+def _compile(
+    wrapped: Any, network: model.Segmenter, batches: Sequence[int], size: Size, job: Job
+) -> bool:
+    """Compile for batches of so many images of a size now, by steps that leave no trace.
 
     Compiling takes a minute: it is told, and not counted as speed. A network that does not
     compile is trained as it is, and that is said.
@@ -244,16 +254,16 @@ def _compile(wrapped: Any, network: model.Segmenter, phase: Phase, job: Job) -> 
         Whether it is compiled from now on.
     """
     fabric = job.fabric
-    share = min(phase.batch_size, len(job.every_row)) // fabric.world_size
-    pixels = torch.zeros(share, *phase.size, 3, dtype=torch.uint8, device=fabric.device)
     buffers = [buffer.clone() for buffer in network.buffers()]  # BatchNorm's statistics
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     wrapped.train()
 
     def step() -> None:
-        logits = wrapped(pixels)
-        nothing = torch.zeros_like(logits)
-        fabric.backward(entropy_dice(logits, nothing, job.settings.loss).total)
+        for images in batches:
+            pixels = torch.zeros(images, *size, 3, dtype=torch.uint8, device=fabric.device)
+            logits = wrapped(pixels)
+            nothing = torch.zeros_like(logits)
+            fabric.backward(entropy_dice(logits, nothing, job.settings.loss).total)
 
     with torch.random.fork_rng(gpus):
         done = hardware.compile_now(step, fabric, "this network", "it is trained without")
@@ -364,21 +374,29 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     samples.check_classes([*training, *held_out], settings.classes, paths.samples)
     fabric.seed_everything(settings.seed, verbose=False)
     network = model.for_training(settings, fold, settings.model.weights)
-    if samples.validation(table, fold):  # what is chosen, is chosen by images of no score
-        network.description = dataclasses.replace(network.description, choices="")
-    read, choices = [paths.samples], [network.description.choices]
+    apart = samples.validation(table, fold)
+    read, others = [paths.samples], []
     if settings.weights.init_from != "none":
-        start = checkpoint.find_start(settings.weights.init_from, fold, paths)
-        choices.append(checkpoint.load_start(network, start))
-        read.append(start)
+        start = checkpoint.find_other(
+            "train.weights.init_from", settings.weights.init_from, fold, paths
+        )
+        checkpoint.load_start(network, start)
+        read.append(start.path)
+        others.append(start.network.description)
     labels = None
     if settings.pseudo != "none":
         labels = pseudo.make(recipe, paths, fold, len(training), fabric, work)
-        choices.append(labels.choices)
         read.append(labels.teacher)
-    # What the others have chosen counts as chosen by this training.
-    told = ", ".join(filter(None, dict.fromkeys(choices)))
-    network.description = dataclasses.replace(network.description, choices=told)
+        others.append(labels.description)
+    # What is chosen by images set apart, is chosen by images of no score; what the others have
+    # seen and chosen counts as seen and chosen by this training.
+    choices = ["" if apart else settings.choices, *(other.choices for other in others)]
+    seen = {name for row in (*training, *apart) for name in (row.group, row.sample_id)}
+    network.description = dataclasses.replace(
+        network.description,
+        choices=", ".join(filter(None, dict.fromkeys(choices))),
+        seen=tuple(sorted(seen.union(*(other.seen for other in others)))),
+    )
     if fabric.world_size > 1:
         model.freeze_unused(network)
     if settings.sync_batchnorm:
@@ -386,7 +404,8 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     if fabric.global_rank:  # else dropout would drop the same in every process
         torch.manual_seed(settings.seed + fabric.global_rank)
     fabric.print(
-        f"fold {fold}: {len(training)} images to train on, {len(held_out)} held out; "
+        f"fold {fold}: {len(training)} images to train on, {len(held_out)} "
+        f"{'set apart to judge by' if apart else 'held out'}; "
         f"{model.parameters(network) / 1e6:.1f} M parameters on {hardware.describe(fabric)}"
     )
     archives, workers = Archives(paths.raw), hardware.workers(runtime.workers, fabric)
@@ -395,12 +414,17 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
     rows = rows if runtime.cache == "disk" else [*training, *held_out]
     sizes = [phase.size for phase in settings.phases]
     target = settings.target
-    cache = Cache(runtime.cache, paths.work, rows, archives, settings.resize, sizes, target.resize)
+    cache = Cache(
+        runtime.cache, paths.work, rows, archives, settings.resize, sizes, target.resize,
+        runtime.devices,
+    )  # fmt: skip
     judge = HeldOut(
         held_out, archives, settings.loss, settings.validation.tta, fabric, runtime.batch_size,
-        workers, pictures=runtime.tensorboard, keep=runtime.cache != "none", hard=target.hard,
+        workers, pictures=runtime.tensorboard, hard=target.hard,
+        keep=runtime.cache == "ram" or (runtime.cache == "disk" and settings.classes == 1),
     )  # fmt: skip
-    last = work / fingerprint.key("train", settings.model_dump_json(), read, paths.raw) / "last.pt"
+    decides = settings.model_dump_json() + (labels.tta if labels else "")
+    last = work / fingerprint.key("train", decides, read, paths.raw) / "last.pt"
     logs = paths.logs / f"fold{fold}" if runtime.tensorboard and fabric.is_global_zero else None
     epochs = paths.epochs(fold) if settings.weights.keep == "all" else None
     if fabric.is_global_zero and not last.exists():  # those of an earlier training
@@ -411,7 +435,7 @@ def _run(recipe: Recipe, paths: Paths, fold: int, fabric: Fabric, work: Path) ->
         )
         weights, progress = train(network, job)
     if fabric.is_global_zero:
-        write_results(paths, fold, network, weights, progress, settings.weights.keep)
+        write_results(paths, fold, network, weights, progress, settings, apart=bool(apart))
 
 
 def write_results(
@@ -420,26 +444,33 @@ def write_results(
     network: model.Segmenter,
     weights: State,
     progress: Progress,
-    keep: str,
+    settings: Train,
+    apart: bool,
 ) -> None:
     """Write `history.csv`, `metrics.json` and, last, `model.pt`.
 
-    `flatters` says whether the held-out fold's own Dice has chosen what is kept: it is then no
-    score to expect of new images, and every stage that reads it says so.
+    `flatters` says whether the Dice beside it has chosen what is kept: it is then no score to
+    expect of new images. Where the images were set `apart` for that, the held-out fold's Dice,
+    which `validate` measures, is one all the same; else every stage that reads it says so.
     """
     choices = network.description.choices
-    epoch = int(progress.best["epoch"]) if keep == "best" else progress.epoch
+    epoch = int(progress.best["epoch"]) if settings.weights.keep == "best" else progress.epoch
     row = progress.history[epoch - 1]
-    metrics = {name: row[name] for name in ("dice", "pixel_accuracy", "held_out_loss", "loss")}
-    metrics |= {"epoch": epoch, "flatters": bool(choices)}
-    if choices:
-        metrics["chosen_on_held_out"] = choices  # type: ignore[assignment]
+    shown = ("dice", "pixel_accuracy", "held_out_loss", "loss")
+    metrics: dict[str, Any] = {name: row[name] for name in shown}
+    chosen = {"chosen_on_set_apart": settings.choices if apart else ""}
+    chosen["chosen_on_held_out"] = choices
+    metrics |= {"epoch": epoch, "flatters": any(chosen.values())}
+    metrics |= {name: words for name, words in chosen.items() if words}
     files.write_text(paths.run_metrics(fold), json.dumps(metrics, indent=2) + "\n")
     _write_history(paths.history(fold), progress.history)
     model.save(paths.model(fold), network, weights)
-    print(f"fold {fold}: held-out Dice {row['dice']:.5f} of epoch {epoch}, whose weights are kept")
-    if choices:
-        print(f"it flatters: the held-out images have chosen {choices}")
+    of = "Dice of the images set apart" if apart else "held-out Dice"
+    print(f"fold {fold}: {of} {row['dice']:.5f} of epoch {epoch}, whose weights are kept")
+    for name, words in chosen.items():
+        if words:
+            images = "those" if name == "chosen_on_set_apart" else "the held-out images"
+            print(f"it flatters: {images} have chosen {words}")
 
 
 def _write_history(path: Path, history: Sequence[Row]) -> None:

@@ -7,7 +7,6 @@ masks of up to as many thresholds as folds, and shifts both sides of the differe
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.data.archives import Archives
+from pipeline.data.images import read_mask
 from pipeline.data.samples import Sample
 from pipeline.evaluation import judge
 from pipeline.evaluation.decision import Decision
@@ -129,9 +129,11 @@ def _measure(
     def measure(item: tuple[Sample, Image]) -> dict[str, Float64]:
         row, image = item
         full = scale.full_resolution(image.levels(), row.size)
-        return gains(full >= level, judge.true_classes(archives, row) > 0, sizes)
+        return gains(full >= level, read_mask(archives, row) > 0, sizes)
 
-    each = list(concurrency.ordered(measure, _images(found, paths, "clean-up"), _threads()))
+    each = list(
+        concurrency.ordered(measure, _images(found, paths, "clean-up"), concurrency.cores())
+    )
     return {name: np.stack([one[name] for one in each]) for name in sizes}
 
 
@@ -177,10 +179,12 @@ def _count(found: OutOfFold, paths: Paths, decision: Decision) -> Int64:
     def count(item: tuple[Sample, Image]) -> Int64:
         row, image = item
         mask = decision.mask(image.levels(), row.size)
-        truth = judge.true_classes(archives, row) > 0
+        truth = read_mask(archives, row) > 0
         return classes.count(mask.view(np.uint8), truth.view(np.uint8), 2)
 
-    return np.stack(list(concurrency.ordered(count, _images(found, paths, "repair"), _threads())))
+    return np.stack(
+        list(concurrency.ordered(count, _images(found, paths, "repair"), concurrency.cores()))
+    )
 
 
 def _images(found: OutOfFold, paths: Paths, title: str) -> "tqdm[tuple[Sample, Image]]":
@@ -194,7 +198,3 @@ def _images(found: OutOfFold, paths: Paths, title: str) -> "tqdm[tuple[Sample, I
         for pair in zip(rows, judge.open_levels(paths, fold, rows).images(), strict=True)
     )
     return tqdm(pairs, total=len(found.rows), desc=title, unit="img")
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
