@@ -167,12 +167,7 @@ class Predictor:
             images = functional.pad(images, (0,) * 7 + (self.batch_size - count,))
         probabilities, finite = [], []
         for network in self.networks.values():
-            logits = self._logits(network, images)
-            probability, right = probability_of(logits), _is_finite(logits)
-            if self.tta == "hflip":
-                logits = self._logits(network, images.flip(2))
-                probability = (probability + probability_of(logits).flip(-1)) / 2
-                right &= _is_finite(logits)
+            _, probability, right = forward(network, images, self.tta, self.fabric)
             probabilities.append(probability)
             finite.append(right)
         first = _decide(probabilities[0])
@@ -188,11 +183,6 @@ class Predictor:
     @functools.cached_property
     def _upload(self) -> hardware.Upload:
         return hardware.Upload(self.fabric.device)
-
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        with self.fabric.autocast():
-            logits: Tensor = network(images)
-        return logits.float()
 
     def _refuse_nonfinite(self, finite: Tensor, images: Sequence[str]) -> None:
         if finite.all():
@@ -223,6 +213,31 @@ class _Launched:
     batch: Batch
     said: _Said
     finished: torch.cuda.Event | None
+
+
+class Output(NamedTuple):
+    """What one network says of a batch of images, float32 on its device."""
+
+    logits: Tensor  # (B, h, w) of one class, else (B, C, h, w); of the images unflipped
+    probability: Tensor  # of the same shape, the mean over flips
+    finite: Tensor  # (B,) whether all of an image's logits are numbers, flipped ones too
+
+
+def forward(network: nn.Module, images: Tensor, tta: Tta, fabric: Fabric) -> Output:
+    """Run a network over (B, h, w, 3) uint8, and over their mirror images as `tta` says."""
+
+    def logits_of(images: Tensor) -> Tensor:
+        with fabric.autocast():
+            logits: Tensor = network(images)
+        return logits.float()
+
+    logits = logits_of(images)
+    probability, finite = probability_of(logits), _is_finite(logits)
+    if tta == "hflip":
+        flipped = logits_of(images.flip(2))
+        probability = (probability + probability_of(flipped).flip(-1)) / 2
+        finite &= _is_finite(flipped)
+    return Output(logits, probability, finite)
 
 
 def probability_of(logits: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from pipeline.data.samples import Sample
 from pipeline.levels import scale
 from pipeline.metrics import classes
 from pipeline.metrics.dice import dice
-from pipeline.networks.predictor import Tta, levels_of, probability_of
+from pipeline.networks.predictor import Tta, forward, levels_of
 from pipeline.recipe.schema import Loss
 from pipeline.support import concurrency, distributed, hardware
 from pipeline.support.arrays import Size, UInt8
@@ -187,12 +187,8 @@ class HeldOut:
         """Queue a batch: levels, or counts with the levels of the rows to be shown, to the host."""
         upload = self._upload
         images, truth = upload(batch.images), shares(upload(batch.targets), self.hard)
-        logits = self._logits(network, images)
+        logits, probability, _ = forward(network, images, self.tta, self.fabric)
         terms += len(images) * torch.stack(entropy_dice(logits, truth, self.loss)).double()
-        probability = probability_of(logits)
-        if self.tta == "hflip":
-            flipped = probability_of(self._logits(network, images.flip(2))).flip(-1)
-            probability = (probability + flipped) / 2
         levels, counts = levels_of(probability), None
         wanted = list(range(len(batch.rows)))
         if batch.bits:
@@ -216,11 +212,6 @@ class HeldOut:
     @functools.cached_property
     def _upload(self) -> hardware.Upload:
         return hardware.Upload(self.fabric.device)
-
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        with self.fabric.autocast():
-            logits: Tensor = network(images)
-        return logits.float()
 
     def _judge(self, one: Predicted, show: bool) -> Judged:
         row = one.row
