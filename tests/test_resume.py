@@ -57,14 +57,20 @@ def wait_for_checkpoint(place: Place, process, newer_than: float = 0.0) -> None:
         time.sleep(0.01)
 
 
-def test_with_other_settings_a_stopped_training_begins_anew(
-    tmp_path: Path, raw: Path, recipe: dict
-) -> None:
-    place = Place(tmp_path, raw, recipe)
+def killed(folder: Path, raw: Path, recipe: dict) -> Place:
+    """A training that was killed after its first checkpoint."""
+    place = Place(folder, raw, recipe)
     process = place.start()
     wait_for_checkpoint(place, process)
     process.kill()
     process.join()
+    return place
+
+
+def test_with_other_settings_a_stopped_training_begins_anew(
+    tmp_path: Path, raw: Path, recipe: dict
+) -> None:
+    place = killed(tmp_path, raw, recipe)
     phases = [phase | {"learning_rate": 0.0123} for phase in recipe["train"]["phases"]]
     write_yaml(place.recipe, recipe | {"train": recipe["train"] | {"phases": phases}})
     assert "going on after" not in place.run()
@@ -127,11 +133,7 @@ def test_killed_inside_the_second_phase_it_ends_the_same(
 def test_a_damaged_checkpoint_is_said_and_training_begins_anew(
     tmp_path: Path, raw: Path, recipe: dict, whole: Place
 ) -> None:
-    place = Place(tmp_path, raw, recipe)
-    process = place.start()
-    wait_for_checkpoint(place, process)
-    process.kill()
-    process.join()
+    place = killed(tmp_path, raw, recipe)
     (last,) = place.work.glob("*/*/last.pt")
     content = bytearray(last.read_bytes())
     half = len(content) // 2
