@@ -64,6 +64,7 @@ def killed(folder: Path, raw: Path, recipe: dict) -> Place:
     wait_for_checkpoint(place, process)
     process.kill()
     process.join()
+    place.said.rename(folder / "said before.txt")  # its orphaned loaders may still write there
     return place
 
 
