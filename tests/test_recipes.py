@@ -21,7 +21,7 @@ PARAMETERS = {
     "lab-unet": 7_760_097,
     "oxford-pets": 8_630_563,
     "posit-unet-128": 31_031_745,
-    "sample": 5_565_473,
+    "sample": 5_524_617,
 }
 
 
