@@ -95,6 +95,8 @@ def submit(args: argparse.Namespace) -> None:
     elif args.recipe is None or not (args.message or args.check_only):
         args.parser.error('found no recipe or no message; expected: <recipe> -m "message"')
     else:
+        if args.at:
+            args.parser.error("--at: submit sends what DVC knows to be current; remove it")
         message = " ".join((args.message or "").split())
         verb.run(_recipe(args), _paths(args), message, args.check_only, not args.no_wait)
 
@@ -211,6 +213,12 @@ def _recipe_name(text: str) -> str:
     return text
 
 
+def _at_revision(text: str) -> str:
+    """A recipe's name, or one with `@` and a revision."""
+    recipe, at, revision = text.partition("@")
+    return _recipe_name(recipe) + at + revision
+
+
 def _add(verbs: Any, run: Run, recipe: str = "required") -> argparse.ArgumentParser:
     """Add a verb; with a recipe it takes `--at` too."""
     said = (run.__doc__ or "").splitlines()[0]
@@ -321,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one = _add(verbs, compare, "none")
     for name, what in (("first", "A"), ("second", "B")):
-        one.add_argument(name, metavar=what, help="a recipe, or recipe@revision")
+        one.add_argument(name, type=_at_revision, metavar=what, help="a recipe, or recipe@revision")
     one.add_argument(
         "--fold", type=int, nargs="+", metavar="K", help="instead of all that are there"
     )

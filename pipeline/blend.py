@@ -36,7 +36,7 @@ from pipeline.support import concurrency, files
 from pipeline.support.arrays import Float64, Size
 from pipeline.support.errors import UserError
 
-ROUNDS = 10  # members added: weights are multiples of a tenth
+ROUNDS = 10  # members added at most: weights are shares of so many
 CHOOSING = 400  # images at most, evenly drawn, on which weights are compared
 
 Weights = tuple[int, ...]  # one a member
@@ -89,9 +89,10 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
     if blend.weights == "auto":
         scores = _Scores(paths, held_out, levels, size)
         weights = choose(scores, len(members), ())
-        by_fold = {fold: choose(scores, len(members), (fold,)) for fold in folds}
         if len(folds) == 1:  # no other fold could choose
             by_fold, chosen_here = dict.fromkeys(folds, weights), "the weights of the blend"
+        else:
+            by_fold = {fold: choose(scores, len(members), (fold,)) for fold in folds}
     else:
         weights = blend.weights
         by_fold = dict.fromkeys(folds, weights)
@@ -121,15 +122,15 @@ def _agreed_rows(members: Sequence[Paths]) -> list[Sample]:
         UserError: a group is held out by other folds, or images differ.
     """
     first, *others = [samples.read(member.samples) for member in members]
-    fold_of = {row.group: row.fold for row in first if row.split == "train"}
+    fold_of = {row.sample_id: row.fold for row in first if row.split == "train"}
     for member, table in zip(members[1:], others, strict=True):
         for row in table:
-            if row.split == "train" and fold_of.get(row.group, row.fold) != row.fold:
+            if row.split == "train" and fold_of.get(row.sample_id, row.fold) != row.fold:
                 raise UserError(
-                    f"{member.samples}: group {row.group} is held out by fold {row.fold}, but by "
-                    f"fold {fold_of[row.group]} of {members[0].recipe}: it leaks, one of the "
-                    f"two has learned from what the other is judged on; give both recipes the "
-                    f"same section split"
+                    f"{member.samples}: image {row.sample_id} of group {row.group} is held out by "
+                    f"fold {row.fold}, but by fold {fold_of[row.sample_id]} of "
+                    f"{members[0].recipe}: it leaks, one of the two has learned from what the "
+                    f"other is judged on; give both recipes the same section split"
                 )
         if [row.sample_id for row in table] != [row.sample_id for row in first]:
             raise UserError(
@@ -145,9 +146,12 @@ def _adopt(paths: Paths, member: Paths, rows: Sequence[Sample]) -> None:
     """Give the blend the data of its first member: the archives, linked, and the table."""
     samples.write(paths.samples, rows)
     files.make_folder(paths.raw)
-    for archive in member.raw.iterdir():
-        if not (paths.raw / archive.name).exists():
-            files.link_or_copy(archive, paths.raw / archive.name)
+    theirs = {archive.name: archive for archive in member.raw.iterdir()}
+    for left in paths.raw.iterdir():
+        if left.name not in theirs:  # of another first member, or of a killed run
+            left.unlink()
+    for name, archive in theirs.items():
+        files.share(archive, paths.raw / name)
 
 
 def _common_size(levels: dict[int, list[Kept]]) -> Size:
@@ -201,9 +205,8 @@ class _Scores:
         self, paths: Paths, rows: dict[int, list[Sample]], levels: dict[int, list[Kept]], size: Size
     ) -> None:
         self._archives, self._size = Archives(paths.raw), size
-        every = [row for some in rows.values() for row in some]
-        step = max(1, math.ceil(len(every) / CHOOSING))
-        self._rows = every[::step]
+        step = max(1, math.ceil(sum(map(len, rows.values())) / CHOOSING))
+        self._rows = [row for some in rows.values() for row in some[::step]]  # of each fold some
         self.folds = np.array([row.fold for row in self._rows])
         self._levels = levels
         self._known: dict[Weights, Float64] = {}
@@ -246,8 +249,6 @@ def choose(scores: "_Scores", members: int, left_out: Sequence[int]) -> Weights:
     Of all blends on the way the best is kept, the shortest of equal ones.
     """
     here = ~np.isin(scores.folds, left_out)
-    if not here.any():
-        here = ~here
     weights: Weights = (0,) * members
     best: tuple[float, Weights] = (-1.0, weights)
     for _ in range(ROUNDS):

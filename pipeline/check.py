@@ -27,7 +27,8 @@ def run(names: Sequence[str], moved: dict[str, Path]) -> None:
         UserError: something is wrong; what, stands on stderr.
     """
     wrong = _try(PARAMS, _params)
-    for name in names or (() if wrong else read.load_recipes(PARAMS)):
+    listed = () if names or wrong else (*read.load_recipes(PARAMS), *read.load_blends(PARAMS))
+    for name in names or listed:
         wrong += _check(name, Paths.of(name, moved))
     if wrong:
         raise UserError(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong, see above")
@@ -42,6 +43,12 @@ def _check(name: str, paths: Paths) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{path}: every key is right")
+    if recipe.blend:  # no network, and no decoded images
+        return (
+            _try(path, lambda: _folds(recipe, name))
+            + _try(paths.raw, lambda: _archives(recipe, paths))
+            + _try(paths.work, lambda: _writable(paths))
+        )
     return (
         _try(path, lambda: _network(recipe, path))
         + _try(path, lambda: _folds(recipe, name))
@@ -171,11 +178,16 @@ def _account() -> str:
     raise credentials.none_found()
 
 
-def _room(recipe: Recipe, paths: Paths) -> str:
-    """Whether results can be written, and decoded images kept."""
+def _writable(paths: Paths) -> str:
+    """Whether results can be written."""
     for place in (paths.raw, paths.runs, paths.oof, paths.evaluation, paths.submission, paths.work):
         files.check_writable(next(folder for folder in place.parents if folder.exists()))
-    free = f"{shutil.disk_usage('.').free / 1e9:.0f} GB are free on the disk"
+    return f"{shutil.disk_usage('.').free / 1e9:.0f} GB are free on the disk"
+
+
+def _room(recipe: Recipe, paths: Paths) -> str:
+    """Whether results can be written, and decoded images kept."""
+    free = _writable(paths)
     cache = recipe.runtime.cache
     if cache == "none" or not paths.samples.exists():
         return free

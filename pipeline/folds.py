@@ -51,7 +51,7 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int], jobs: int | None) ->
             fold failed, which is said when it happens; the others go on.
     """
     _check(recipe, paths.recipe, folds)
-    places = divide(recipe.runtime, jobs)[: len(folds)]
+    places = divide(recipe.runtime, jobs, len(folds))
     _prepare(paths.recipe)
     with note_signals() as stop, _Lines(folds) as lines:
         failed = _Run(paths, places, stop, lines).all(folds)
@@ -86,12 +86,16 @@ def _check(recipe: Recipe, name: str, folds: Sequence[int]) -> None:
         )
 
 
-def divide(runtime: Runtime, jobs: int | None) -> list[Place]:
+def divide(runtime: Runtime, jobs: int | None, folds: int) -> list[Place]:
     """Give each of the jobs its share of the cores, and its GPUs if there are any.
 
+    There are never more jobs than folds: no core is kept for one that does not run.
+
     Raises:
-        UserError: there are fewer GPUs than that takes.
+        UserError: there are fewer GPUs than that takes, or less than one job is asked for.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs: found {jobs}, expected 1 or more")
     gpus: list[str] = [] if runtime.accelerator == "cpu" else _gpus()
     if gpus:
         devices = runtime.devices
@@ -102,7 +106,7 @@ def divide(runtime: Runtime, jobs: int | None) -> list[Place]:
                 f"sees {len(gpus)}; lower one of them, or check CUDA_VISIBLE_DEVICES"
             )
         jobs = jobs or most
-    jobs = jobs or 1
+    jobs = min(jobs or 1, folds)
     cores = sorted(os.sched_getaffinity(0))
     places = []
     for job in range(jobs):

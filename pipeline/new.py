@@ -23,8 +23,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from pipeline.data import images as pictures_of
-from pipeline.data.archives import SEPARATOR, Archives, is_litter
+from pipeline.data.archives import SEPARATOR, Archives, is_litter, member_name
 from pipeline.data.samples import COLOR, shown
+from pipeline.kaggle import integrity
 from pipeline.paths import recipe_file
 from pipeline.recipe import read
 from pipeline.sources import folders
@@ -60,9 +61,11 @@ class Place:
             found = sorted(file for file in path.rglob("*") if file.is_file())
             names = [file.relative_to(path).as_posix() for file in found]
             archives = Archives(path)
-        elif path.suffix == ".zip":
+        elif path.suffix == ".zip" and path.is_file():
+            if problem := integrity.flaw(path, path.name, integrity.Expected()):
+                raise UserError(f"--{kind}: {path}: {problem}; replace it by a whole copy")
             archives = Archives(path.parent)
-            names = [one.partition(SEPARATOR)[2] for one in archives.members(path.name)]
+            names = [member_name(one) for one in archives.members(path.name)]
         else:
             what = "a file of another kind" if path.exists() else "nothing"
             raise UserError(f"--{kind}: found {what} at {path}, expected a folder or a .zip")
@@ -278,7 +281,7 @@ def plan(found: Findings, machine: Machine) -> list[Decision]:
         "tu-resnet10t", [64, 48, 32, 16, 8]
     )  # fmt: skip
     size, batch, each = _fit(size, training, machine, encoder, channels, classes)
-    steps = math.ceil(training / batch)
+    steps = max(1, training // batch)  # the last, smaller batch is left out
     epochs = min(200, max(10, round((8000 if machine.gpu else 800) / steps)))
     shrinks = found.size[0] * found.size[1] / (size[0] * size[1])
     cached = len(found.stems) * size[0] * size[1] * (3 + classes)

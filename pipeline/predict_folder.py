@@ -77,6 +77,12 @@ def read_photo(path: Path) -> Photo:
         ):
             ImageOps.exif_transpose(picture, in_place=True)
             return Photo(_rgb(picture), _profile(picture))
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise BadImageError(
+            f"{path}: found more than {most:,} pixels, which is what Pillow opens at most; cut the "
+            f"picture into smaller ones"
+        ) from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
         raise BadImageError(
             f"{path}: no readable picture ({_reason(error)}); save it as JPEG or PNG"
@@ -372,7 +378,7 @@ def run(
             print(_told(path, classes), flush=True)
             if TABLE not in output.kinds:
                 continue
-            for index in range(1, int(classes.max(initial=0)) + 1) if several else [1]:
+            for index in np.unique(classes[classes > 0]) if several else [1]:
                 text = rle.encode(classes == index)
                 yield (name, index, text) if several else (name, text)
 
@@ -402,7 +408,8 @@ def _photos(images: Sequence[Path], out: Path) -> list[tuple[str, Path]]:
         there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path: path.relative_to(folder).as_posix() for path in there}
         there = [path for path in there if not is_litter(names[path])]
-        there = [path for path in there if out.resolve() not in path.resolve().parents]
+        results = [out.resolve() / kind for kind in ENDING_OF]  # of an earlier run
+        there = [path for path in there if not {*results} & {*path.resolve().parents}]
         chosen = [path for path in there if path.suffix.lower() in ENDINGS | _CAMERAS]
         found += [(names[path], path) for path in chosen]
         if others := len(there) - len(chosen):

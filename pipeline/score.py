@@ -6,7 +6,6 @@
 run lengths like `train_masks.csv`, which needs `--size HEIGHT WIDTH`.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def score(
     def scored(row: tuple[int, str, str]) -> tuple[str, float]:
         return _score(path, *row, masks)
 
-    yield from concurrency.ordered(scored, checked(), os.cpu_count() or 1)
+    yield from concurrency.ordered(scored, checked(), concurrency.cores())
     missing = masks.keys() - seen
     if missing and not partial:
         raise UserError(

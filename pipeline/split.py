@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import importlib
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,7 +69,7 @@ def _validation(fold_of: dict[str, int], how: Split) -> set[str]:
     if how.validation == "none":
         return set()
     free = list(fold_of) if how.folds > 1 else [g for g, fold in fold_of.items() if fold == NO_FOLD]
-    count = max(1, round(how.validation * len(free)))
+    count = max(2 if how.folds > 1 else 1, round(how.validation * len(free)))
     if len(free) - count < how.folds:
         raise UserError(
             f"split.validation: found {how.validation}, which leaves {len(free) - count} of "
@@ -77,7 +78,20 @@ def _validation(fold_of: dict[str, int], how: Split) -> set[str]:
     if isinstance(how, FirstImages | NameOrder):
         return set(free[-count:])
     order = np.random.default_rng([how.seed, 1]).permutation(len(free))
-    return {sorted(free)[i] for i in order[:count]}
+    # In turns, one of each fold: a fold has no use for those that it holds out itself.
+    of_fold: dict[int, list[str]] = {}
+    for i in order:
+        group = sorted(free)[i]
+        of_fold.setdefault(fold_of[group], []).append(group)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*of_fold.values()))
+    apart = set(itertools.islice(filter(None, turns), count))
+    for fold in range(how.folds):
+        if {group for group in free if fold_of[group] != fold} <= apart:
+            raise UserError(
+                f"split.validation: found {how.validation}, which leaves fold {fold} none of "
+                f"{len(free)} groups to train on; lower it, or set it to none"
+            )
+    return apart
 
 
 def _folds(rows: Sequence[Sample], how: Split) -> dict[str, int]:

@@ -104,9 +104,9 @@ def show_ledger(path: Path) -> None:
     """Print the ledger, after asking Kaggle for the scores that were still pending."""
     rows = ledger.read(path)
     try:
-        rows = refresh(rows, RetryPolicy())
+        refresh(rows, RetryPolicy())
     finally:  # what is known is shown also when Kaggle cannot be asked
-        print(ledger.show(rows))
+        print(ledger.show(ledger.read(path)))
 
 
 def refresh(rows: list[Row], policy: RetryPolicy) -> list[Row]:
@@ -124,12 +124,13 @@ def refresh(rows: list[Row], policy: RetryPolicy) -> list[Row]:
             slug = slugs[row.recipe]
             try:
                 there = account.submission(slug, row.ref) if row.ref else None
+                there = there or _find(account, slug, row)
             except Refused as error:
                 if error.code in {401, 429} or error.code >= 500:
                     raise  # it would be the same with the next one
                 say(f"{row.recipe}: {error}")
                 continue
-            if there := there or _find(account, slug, row):
+            if there:
                 _confirm(row, there)
     return ledger.read(LEDGER)
 

@@ -287,15 +287,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "stop reading":
             time.sleep(4)
             return self._close()
-        match = re.fullmatch(r"bytes (\d+)-\d+/\d+", self.headers.get("Content-Range", ""))
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self.headers.get("Content-Range", ""))
+        if match:
+            size = self.server.upload_sizes[token]
+            assert (int(match[2]), int(match[3])) == (size - 1, size), "a range of another file"
         start = int(match[1]) if match else 0
-        limit = int(fault.split()[1]) if fault.startswith("drop") else None
+        limit = int(fault.split()[1]) if fault.startswith(("drop", "keep")) else None
         assert start in (0, self.server.uploads[token]), "a part that does not follow"
         if not start:
             self.server.upload_hashes[token] = hashlib.sha256()
         self.server.uploads[token] = start + self._read(limit, self.server.upload_hashes[token])
         if fault.startswith("drop"):
             return self._close()
+        if fault.startswith("keep"):  # all is read, a part is kept
+            self.rfile.read(int(self.headers["Content-Length"]) - int(fault.split()[1]))
         if fault.isdigit():
             self.server.uploads[token] = 0
             return self._send(int(fault), b"Backend Error", {})

@@ -63,6 +63,8 @@ def test_a_forked_process_opens_its_own(folder: Path) -> None:
 def test_a_base_name_is_the_last_part() -> None:
     assert base_name("train.zip!train/a_01.jpg") == "a_01.jpg"
     assert base_name("a_01.jpg") == "a_01.jpg"
+    assert base_name("tr!ain.zip!train/a!1.jpg") == "a!1.jpg"
+    assert base_name("b/a!1.jpg") == "a!1.jpg"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,23 @@ def test_a_blend_is_tuned_like_any_other(project: Path, capsys: pytest.CaptureFi
     assert (paths.kept / "chunk-00000.levels").read_bytes() == before
 
 
+def test_a_blend_follows_its_first_member_s_archives(project: Path) -> None:
+    main(["blend", "both"])
+    theirs, own = Paths.of("good").raw, Paths.of("both").raw
+    assert sorted(path.name for path in own.iterdir()) == sorted(p.name for p in theirs.iterdir())
+    masks = theirs / "train_masks.zip"
+    fresh = masks.with_name("fresh.zip")
+    with zipfile.ZipFile(masks) as old, zipfile.ZipFile(fresh, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        new.comment = b"corrected"
+    fresh.replace(masks)
+    (own / "left.zip").write_bytes(b"of another first member")
+    main(["blend", "both"])
+    assert (own / masks.name).read_bytes() == masks.read_bytes()
+    assert not (own / "left.zip").exists()
+
+
 def test_one_fold_cannot_check_the_weights(project: Path) -> None:
     main(["blend", "both", "--fold", "0"])
     assert out_of_fold.read(Paths.of("both"), [0]).choices == "the weights of the blend"
@@ -204,7 +222,9 @@ def test_members_that_leak_are_refused(project: Path) -> None:
         dataclasses.replace(row, fold=1 - row.fold) if row.group == group else row for row in table
     ]
     samples.write(path, moved)
-    with pytest.raises(SystemExit, match=rf"group {group} is held out by fold \d, but .* it leaks"):
+    with pytest.raises(
+        SystemExit, match=rf"image .* of group {group} is held out by fold \d, but .* it leaks"
+    ):
         main(["blend", "both"])
     assert not Paths.of("both").kept.exists()
 

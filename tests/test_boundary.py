@@ -50,3 +50,12 @@ def test_a_shift_is_its_distance_and_only_the_band_counts() -> None:
     far = truth.copy()
     far[70:78, 90:98] = True  # no pixel of it is near the true boundary
     assert boundary.compare(far, truth).dice == 1
+
+
+@pytest.mark.parametrize(("row", "counts"), [(62, True), (63, False)])
+def test_the_band_reaches_three_pixels(row: int, counts: bool) -> None:
+    truth = np.zeros((80, 100), bool)
+    truth[20:60, 20:80] = True
+    found = truth.copy()
+    found[row, 40] = True  # 3 and 4 pixels below the last row of truth
+    assert (boundary.compare(found, truth).dice < 1) == counts

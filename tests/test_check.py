@@ -46,9 +46,27 @@ def test_what_is_right_is_said(project: Path) -> None:
     for arguments in (["tiny"], []):
         done = run_verb("check", *arguments, at=project)
         assert done.returncode == 0, done.stderr
-        for said in ("every key is right", "5.6 M parameters, for 32x64", "trains 0, 1"):
+        for said in ("every key is right", "5.5 M parameters, for 32x64", "trains 0, 1"):
             assert said in done.stdout
         assert "every archive is here" in done.stdout and "GB are free" in done.stdout
+
+
+def test_a_blend_needs_no_machine(project: Path) -> None:
+    recipe = tiny_recipe()
+    parts = {key: recipe[key] for key in recipe if key not in ("download", "split", "train")}
+    parts["runtime"] = recipe["runtime"] | {"accelerator": "cuda", "cache": "disk"}
+    write_yaml(project / "recipes/other.yaml", recipe)
+    write_yaml(
+        project / "recipes/both.yaml",
+        parts | {"blend": {"recipes": ["tiny", "other"], "weights": [1, 1]}},
+    )
+    write_yaml(
+        project / "params.yaml", {"recipes": ["tiny", "other"], "blends": ["both"], "folds": [0]}
+    )
+    write_tiny_archives(project / "data/other/raw")
+    done = run_verb("check", at=project)
+    assert done.returncode == 0, done.stderr
+    assert "recipes/both.yaml: every key is right" in done.stdout
 
 
 def test_all_that_is_wrong_is_said_at_once(project: Path) -> None:

@@ -95,3 +95,16 @@ def test_any_mask_can_be_cleaned(mask: np.ndarray, how: CleanUp) -> None:
     np.testing.assert_array_equal(clean(mask, CleanUp()), mask)
     if not how.keep_largest and not how.drop_specks:
         assert not (mask & ~found).any()
+
+
+@pytest.mark.parametrize(("depth", "closes"), [(12, False), (13, True)])
+def test_a_gap_is_deep_from_four_times_the_radius_on(depth: int, closes: bool) -> None:
+    mask = block()
+    mask[20 : 20 + depth, 70:74] = False
+    assert clean(mask, CleanUp(close=3))[20 + depth - 1, 70:74].all() == closes
+
+
+def test_a_hole_behind_a_wall_of_one_pixel_is_no_gap() -> None:
+    mask = block()
+    mask[21:60, 70:74] = False
+    np.testing.assert_array_equal(clean(mask, CleanUp(close=3)), mask)

@@ -173,8 +173,10 @@ def test_other_folds_are_no_hindrance(project: Path, capsys: pytest.CaptureFixtu
 
 
 def test_what_cannot_be_compared_is_one_line(project: Path) -> None:
+    with pytest.raises(SystemExit, match="recipes/god.yaml"):
+        main(["compare", "god", "other"])
     with pytest.raises(SystemExit, match="run the tune stage first"):
-        main(["compare", "good", "other"])
+        main(["compare", "good", "recipes/other.yaml"])
     for name in SIZES:
         main(["tune", name])
     with pytest.raises(SystemExit, match="found no held-out image that both have"):

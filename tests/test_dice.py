@@ -236,3 +236,12 @@ def test_the_flattened_dice_is_of_all_pixels_and_of_probabilities():
     expected = (2 * probability[truth].sum() + 1) / (probability.sum() + truth.sum() + 1)
     assert dice.flattened_dice(counts) == pytest.approx(expected)
     assert dice.flattened_dice(np.zeros((1, 2, 256), np.int64)) == 1
+
+
+def test_a_threshold_is_rounded_to_a_level_that_there_is():
+    found = [scale.nearest(t) for t in (1 / 256, 0.5, 254.4 / 256, 255 / 256, 0.999, 1)]
+    assert found == [1, 128, 254, 255, 255, 255]
+
+
+def test_an_interval_is_of_95_percent():
+    assert dice.interval(np.arange(1001.0)) == pytest.approx((25, 975))

@@ -105,3 +105,20 @@ def test_what_tune_says_is_the_score_of_the_masks_encoded(
     assert len(scores) == told["images"] == 12
     assert told["dice"] == pytest.approx(np.mean(scores), abs=1e-12, rel=0)
     assert min(scores) < max(scores)
+
+
+@pytest.mark.parametrize("count", [6, 7])
+def test_a_set_of_several_chunks_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(kept, "CHUNK", 3)
+    maps = {f"{k}": levels_of(k, 5, 7) for k in range(count)}
+    images = (Image.of(name, one, 0.0, "") for name, one in maps.items())
+    kept.write(tmp_path / "kept", "key", images, count)
+    opened = Kept.open(tmp_path / "kept", [*maps], "")
+    assert len(opened.chunks) == -(-count // 3)
+    for names, found in (([*maps], opened.images()), ([*maps][::-1], opened.some([*maps][::-1]))):
+        there = {one.sample_id: one.levels() for one in found}
+        assert sorted(there) == sorted(names)
+        for name, levels in there.items():
+            np.testing.assert_array_equal(levels, maps[name])

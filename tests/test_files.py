@@ -212,3 +212,46 @@ with locked(Path({str(tmp_path / "ledger.csv")!r}), "waiting for another submiss
     out, err = second.communicate(timeout=60)
     assert (out, err, second.returncode) == ("in\n", "", 0)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="this file system has no locks"), files.explained(tmp_path):
+        with files.written_whole(tmp_path / "file"):
+            pass
+    with pytest.raises(UserError, match="this file system has no locks"), files.explained(tmp_path):
+        with files.locked(tmp_path / "file"):
+            pass
+
+
+def test_a_shared_file_is_the_source_s_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("one")
+    assert files.share(source, target) == "linked" and target.read_text() == "one"
+    assert files.share(source, target) == "as before"
+    source.unlink()
+    source.write_text("other")
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert files.share(source, target) == "copied" and target.read_text() == "other"
+    assert files.share(source, target) == "as before"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    source.write_text("third")
+    monkeypatch.setattr(files, "move", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.share(source, target)
+    assert target.read_text() == "other"

@@ -138,16 +138,19 @@ def test_each_job_has_its_own_gpus_and_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
     runtime = read.load(project / "recipes/tiny.yaml").runtime
     two = runtime.model_copy(update={"devices": 2})
-    assert folds.divide(two, None) == [
+    assert folds.divide(two, None, 5) == [
         folds.Place(frozenset(range(4)), "0,1"), folds.Place(frozenset(range(4, 8)), "2,3"),
     ]  # fmt: skip
-    assert len(folds.divide(runtime, None)) == 5 and len(folds.divide(runtime, 3)) == 3
+    assert len(folds.divide(runtime, None, 9)) == 5 and len(folds.divide(runtime, 3, 5)) == 3
     with pytest.raises(UserError, match="--jobs: found 3, at 2 GPUs each .* torch sees 5"):
-        folds.divide(two, 3)
-    on_cpu = folds.divide(runtime.model_copy(update={"accelerator": "cpu"}), 3)
+        folds.divide(two, 3, 5)
+    with pytest.raises(UserError, match="--jobs: found 0, expected 1 or more"):
+        folds.divide(two, 0, 5)
+    assert folds.divide(runtime, None, 1) == [folds.Place(frozenset(range(8)), "0")]
+    on_cpu = folds.divide(runtime.model_copy(update={"accelerator": "cpu"}), 3, 5)
     assert [sorted(place.cores) for place in on_cpu] == [[0, 1], [2, 3, 4], [5, 6, 7]]
     assert {place.gpus for place in on_cpu} == {None}
-    many = folds.divide(runtime.model_copy(update={"accelerator": "cpu"}), 16)
+    many = folds.divide(runtime.model_copy(update={"accelerator": "cpu"}), 16, 16)
     assert all(len(place.cores) == 1 for place in many)
 
 

@@ -152,8 +152,9 @@ def test_a_jpeg_cut_short_is_found_without_decoding() -> None:
             decode_image(cut, SIZE, "a.jpg")
 
 
-def test_a_jpeg_may_be_followed_by_anything() -> None:
-    data = jpeg(IMAGE) + bytes(5000)
+@pytest.mark.parametrize("film", [bytes(5000), b"\xff\xd9 a film \xff\xda and no end"])
+def test_a_jpeg_may_be_followed_by_anything(film: bytes) -> None:
+    data = jpeg(IMAGE) + film
     assert read_size(data, "a.jpg") == SIZE
     np.testing.assert_array_equal(
         decode_image(data, SIZE, "a.jpg"), decode_image(jpeg(IMAGE), SIZE, "a.jpg")

@@ -135,6 +135,14 @@ def test_a_picture_that_comes_without_a_hash(tmp_path: Path, ending: str) -> Non
     assert flaw(write(path, splice), name, NOTHING, arrived=True)
 
 
+def test_a_picture_too_large_to_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "picture", cv2.imencode(".png", np.zeros((40, 40)))[1].tobytes())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert flaw(path, "picture.png", NOTHING) is None
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("sampling", [0, 2])
 def test_a_whole_jpeg_of_any_kind(tmp_path: Path, mode: str, sampling: int) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import datetime
 import io
 import json
 import shutil
@@ -156,6 +157,15 @@ def test_the_sign_in_of_kaggles_command(
     assert server.log[-2] == f"POST DownloadDataFile Bearer {TOKEN}"
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "raw/train.zip").unlink()
+    just_now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)
+    ran_out = {"access_token": "KGAT_ran_out", "access_token_expiration": just_now.isoformat()}
+    file.write_text(json.dumps(left | ran_out))
+    server.api_faults["GenerateAccessToken"] = [lambda: (200, {"token": TOKEN}, {})]
+    assert download().returncode == 0 and server.log[-2].endswith(TOKEN)
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "raw/train.zip").unlink()
+    file.write_text(json.dumps(left | {"refresh_token": ""}))
+    assert f"{file}: found an empty refresh_token; run kaggle auth" in refusal(download())
     file.write_text("{")
     assert f"{file}: line 1, column 2: no JSON" in refusal(download())
     file.write_text(json.dumps({**left, "access_token_expiration": "soon"}))

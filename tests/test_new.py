@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import zipfile
 from collections import Counter
@@ -18,6 +19,7 @@ from pipeline import new
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import COLOR
+from pipeline.download import folders as packing
 from pipeline.new import Findings, Machine
 from pipeline.recipe import read
 from pipeline.recipe.schema import FolderSource
@@ -103,13 +105,13 @@ def test_a_new_recipe_trains_without_an_edit(
     assert isinstance(source, FolderSource)
     assert source.classes == classes and source.mask_ending == ending
     (phase,) = recipe.train.phases
-    assert phase.size == (64, 96) and phase.batch_size == 2 and phase.epochs == 160
+    assert phase.size == (64, 96) and phase.batch_size == 2 and phase.epochs == 200
     assert recipe.train.classes == (1 if len(classes) == 2 else 3)
     assert recipe.split.folds == 5
     # As written, but for the time a test has.
     text = (project / "recipes/mine.yaml").read_text()
-    assert "epochs: 160" in text and "tensorboard: true" in text
-    text = text.replace("epochs: 160", "epochs: 1").replace(
+    assert "epochs: 200" in text and "tensorboard: true" in text
+    text = text.replace("epochs: 200", "epochs: 1").replace(
         "tensorboard: true", "tensorboard: false"
     )
     (project / "recipes/mine.yaml").write_text(text.replace("threads: 0", "threads: 1"))
@@ -232,6 +234,8 @@ def test_what_cannot_be_planned_is_said(
     ("name", "images", "said"),
     [
         ("mine", "nowhere", "--images: found nothing at nowhere, expected a folder or a .zip"),
+        ("mine", "typo.zip", "--images: found nothing at typo.zip, expected a folder or a .zip"),
+        ("mine", "cut.zip", "replace it by a whole copy"),
         ("mine", "project", "--images: found no picture in project, which holds nothing"),
         ("my scans", "images", "found the name 'my scans', expected letters, digits, _ and -"),
     ],
@@ -239,6 +243,7 @@ def test_what_cannot_be_planned_is_said(
 def test_wrong_places_and_names_are_said(tmp_path: Path, name: str, images: str, said: str) -> None:
     write_pictures(tmp_path, grey)
     (tmp_path / "project").mkdir()
+    (tmp_path / "cut.zip").write_bytes(b"PK\3\4 and no more")
     done = run_verb("new", name, "--images", images, "--masks", "masks", at=tmp_path)
     assert done.returncode == 1 and said in done.stderr
 
@@ -342,6 +347,7 @@ def test_names_pair_by_stem_and_by_path_where_stems_repeat(tmp_path: Path) -> No
         (["a.jpg"], ["a.png", "b.png"], {}, "1 of 2 names stand alone, .* 'b' has no image"),
         (["a.jpg", "a.png"], ["a.png"], {}, "a: found 2 files of this name"),
         (["a.jpg"], ["a.png"], {"group": "^(x)"}, "split.source.group: found the image 'a'"),
+        (["a.jpg"], ["a.png"], {"group": "^(x)?a"}, "split.source.group: found the image 'a'"),
         (["a.txt"], ["a.png"], {}, "images.zip: found no picture; it holds images.zip .a.txt"),
         ([], ["a.png"], {}, "images.zip: found no picture"),
     ],
@@ -385,3 +391,11 @@ def test_masks_of_a_palette_are_indices_or_colors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_mask(data, size, "m", values), classes_of(0))
     with pytest.raises(UserError, match="found pixels of #0000ff, expected colors of #000000 and"):
         decode_mask(data, size, "m", values[:2])
+
+
+def test_a_name_that_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "w"):
+        pass
+    with pytest.raises(UserError, match=r"found the file name 'caf\\udce9.png', expected UTF-8"):
+        list(packing._files(tmp_path))

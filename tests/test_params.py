@@ -239,6 +239,21 @@ def test_a_source_that_is_not_there_is_named_with_those_that_are(tmp_path: Path,
     assert {"brain_mri", "carvana", "oxford_pets"} <= there and "sample_cars" not in there
 
 
+def test_folders_need_their_settings(tmp_path: Path) -> None:
+    content = recipe()
+    content["split"]["source"] = "folders"
+    assert "split.source: found 'folders' alone, expected a section" in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize("names", [[], ["recipes/big.yaml"], [5], "big"])
+def test_a_blend_names_its_recipes(tmp_path: Path, names: object) -> None:
+    content = recipe() | {"blend": {"recipes": names, "weights": "auto"}}
+    for section in ("download", "split", "train"):
+        del content[section]
+    said = refusal(tmp_path, content)
+    assert f"blend.recipes: found {names!r}, expected a list of recipes' names" in said
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [("nope", "/nope.yaml; expected one of ['big', 'none']"), ("mine", "which is this recipe")],

@@ -347,7 +347,14 @@ def test_the_image_table_tells_area_and_disagreement(project: Project) -> None:
 
 def test_workers_change_no_byte_and_batches_few_pixels(project: Project) -> None:
     results, masks = [], []
-    for workers, batch, chunk in ((1, 2, 4), (0, 2, 4), (2, 2, 4), (2, 3, 6), (2, 2, 100)):
+    for workers, batch, chunk in (
+        (1, 2, 4),
+        (0, 2, 4),
+        (2, 2, 4),
+        (2, 3, 6),
+        (2, 2, 100),
+        (2, 3, 1),
+    ):
         project.fresh()
         project.recipe(runtime={"workers": workers, "batch_size": batch})
         project.done("predict", "encode", chunk=chunk)
@@ -417,6 +424,39 @@ def spoil(path: Path, damage: str) -> None:
         case "cut":
             data = data[:-1]
     path.write_bytes(bytes(data))
+
+
+def test_chunks_of_two_predictions_are_never_mixed(project: Project) -> None:
+    project.done("predict")
+    other = (project.folder / "kept/chunk-00003.levels").read_bytes()
+    project.recipe(validate={"tta": "hflip"})
+    project.done("predict")
+    whole = project.results("predict")
+    (project.folder / "kept/chunk-00003.levels").write_bytes(other)
+    refused(project.run("encode"), "found chunks of several runs", "run the predict stage")
+    project.done("predict")
+    assert project.figures()["predicted_now"] > 0 and project.results("predict") == whole
+
+
+def test_another_table_or_precision_is_another_prediction(project: Project) -> None:
+    project.done("predict")
+    samples.write(project.folder / "samples.csv", rows(IMAGES[::-1]))
+    project.done("predict")
+    assert project.figures()["predicted_now"] == len(IMAGES)
+    Kept.open(project.folder / "kept", IMAGES[::-1], "")
+    project.recipe(runtime={"precision": "bf16-mixed"})
+    project.done("predict")
+    assert project.figures()["predicted_now"] == len(IMAGES)
+
+
+def test_the_figures_are_those_of_the_run(project: Project) -> None:
+    project.done("predict")
+    told = project.figures()
+    assert told["images_per_second"] == pytest.approx(len(IMAGES) / told["seconds"], rel=0.01)
+    waits = [value for name, value in told.items() if "waited" in name]
+    assert len(waits) == 4 and all(0 <= value <= 1 for value in waits)
+    size = sum(map(len, project.results("predict").values()))
+    assert told["kilobytes_per_image"] == pytest.approx(size / 1e3 / len(IMAGES), abs=1e-3)
 
 
 def test_levels_of_other_images_are_refused(project: Project) -> None:
@@ -499,7 +539,9 @@ def test_a_second_process_is_refused(project: Project) -> None:
         project.done("predict")
 
 
-@pytest.mark.parametrize(("stage", "place"), [("predict", "kept"), ("encode", "submission")])
+@pytest.mark.parametrize(
+    ("stage", "place"), [("predict", "kept"), ("predict", "evaluation"), ("encode", "submission")]
+)
 def test_a_place_that_cannot_be_written_is_found_before_the_work(
     project: Project, runner: Runner, stage: str, place: str
 ) -> None:
@@ -507,9 +549,11 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     arguments = [stage, "recipe", *AT, "--at", f"{place}=file/there"]
     refused(runner.run(project.folder, arguments, None, CHUNK), "file", "a file stands where a")
     assert not list(project.folder.glob("work/*/*")), "nothing has been predicted"
+    assert not project.results("predict")
 
 
 def test_no_test_images_make_no_submission(project: Project) -> None:
+    project.done("predict", "encode")  # of a table that had some
     training = Sample("a", "train", "a", "train.zip!a.jpg", "m.zip!a.gif", 0, 64, 96, 0.1)
     samples.write(project.folder / "samples.csv", [training])
     assert "no test images" in project.done("predict")

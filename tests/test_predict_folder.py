@@ -223,6 +223,15 @@ def test_nothing_is_overwritten_that_is_not_meant(project: Path, run: Run) -> No
     assert "photos/out" not in done.stdout
 
 
+def test_results_may_lie_beside_the_photos(project: Path, run: Run) -> None:
+    for _ in range(2):
+        done = run("photos", more="--out . --write masks --overwrite")
+        assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+            f"photos/{name}.jpg" for name in sorted(NAMES)
+        ]
+    assert sorted(path.stem for path in Path("masks").iterdir()) == sorted(NAMES)
+
+
 def test_what_is_missing_is_named(project: Path, run: Run) -> None:
     photo = f"photos/{NAMES[0]}.jpg"
     refused(run(photo, recipe="mine"), "recipes/mine.yaml")

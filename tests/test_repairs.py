@@ -105,6 +105,13 @@ def test_the_interval_of_a_gain_is_over_groups(tmp_path: Path) -> None:
     assert (gain.honest_low, gain.honest_high) == interval(drawn)
 
 
+def test_what_a_size_that_is_set_costs_is_told(tmp_path: Path) -> None:
+    found = out_of_fold.read(write(tmp_path, speckled=False), range(FOLDS))
+    lost = np.full((12, 1), -0.1)
+    gain = repairs.decide(found, tune_settings(fill_holes=50), "fill_holes", (50,), lost)
+    assert gain.accepted and gain.honest_gain == pytest.approx(-0.1) and gain.honest_high < 0
+
+
 def test_what_gains_everywhere_is_accepted_and_scored(tmp_path: Path) -> None:
     paths = write(tmp_path, speckled=True)
     plain = run(paths)
@@ -143,6 +150,7 @@ def test_a_gain_on_one_fold_alone_is_no_reason(tmp_path: Path) -> None:
     gain = found.repairs["drop_specks"]
     assert gain.gain > 0 and not gain.accepted, "it gains on the images that ask for it"
     assert gain.honest_low <= 0
+    assert gain.honest_gain == 0, "the folds that choose for it see no gain"
     assert found.clean_up == CleanUp()
 
 

@@ -38,7 +38,7 @@ from pipeline.masks import rle
 from pipeline.metrics.dice import count_levels, dice_by_threshold
 from pipeline.paths import Paths
 from pipeline.recipe.schema import CleanUp, Tune
-from pipeline.report import gallery
+from pipeline.report import gallery, results
 from pipeline.tune import stage as tune
 from sample import archives
 
@@ -321,6 +321,14 @@ def test_what_is_damaged_is_one_line(
     message = str(ended.value.code)
     assert message.startswith("error: ") and "\n" not in message
     assert Path(name).name in message and said in message
+
+
+def test_names_stay_the_text_they_are(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("group,worst_image,dice\n007,0001,0.5\nNA,null,\n")
+    table = results._read_csv(tmp_path / "groups.csv", ("group",), "")
+    assert table["group"].tolist() == ["007", "NA"]
+    assert table["worst_image"].tolist() == ["0001", "null"]
+    assert table["dice"].isna().tolist() == [False, True]
 
 
 # --- the page in a browser

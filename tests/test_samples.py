@@ -90,6 +90,15 @@ def test_a_broken_table_is_refused(tmp_path: Path, change, said: str) -> None:
         samples.read(path)
 
 
+@pytest.mark.parametrize("name", ["tumor core", "a=b", ""])
+def test_a_class_s_name_must_fit_the_table(tmp_path: Path, name: str) -> None:
+    labels = (Label("background", 0), Label(name, 1))
+    rows = [dataclasses.replace(row, labels=labels) for row in ROWS]
+    with pytest.raises(UserError, match="expected one without blanks and ="):
+        samples.write(tmp_path / "samples.csv", rows)
+    assert not (tmp_path / "samples.csv").exists()
+
+
 def test_a_missing_table_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; run the split stage"):
         samples.read(tmp_path / "samples.csv")

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import subprocess
 import sys
 import zipfile
@@ -140,10 +141,18 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, folder: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "car0_01.png")
     refused(run(submission, folder), "car0_01.png: found shape (37, 53, 3)", "is it a mask?")
     (folder / "car0_01.png").write_bytes(b"no picture")
-    refused(run(submission, folder), "car0_01.png: no readable picture")
+    refused(run(submission, folder), "car0_01.png: 10 bytes that are no readable picture")
     (folder / "car1_01.png").write_bytes((folder / "car2_01.png").read_bytes())
     refused(run(submission, folder), "found two masks of 'car1_01'")
-    refused(run(submission, tmp_path / "nowhere"), "nowhere: no such file or folder")
+    palette = io.BytesIO()
+    Image.new("P", (WIDTH, HEIGHT)).save(palette, "BMP")
+    damaged = bytearray(palette.getvalue())
+    damaged[46:50] = (1 << 20).to_bytes(4, "little")  # colors in its palette
+    (folder / "car1_01.png").unlink()
+    (folder / "car0_01.png").write_bytes(damaged)
+    refused(run(submission, folder), "car0_01.png: ")
+    refused(run(submission, folder / "car2_01.png"), "car2_01.png: found a file of another kind")
+    refused(run(submission, tmp_path / "nowhere"), "nowhere: found nothing, expected a folder or")
     (tmp_path / "empty").mkdir()
     refused(run(submission, tmp_path / "empty"), "empty: found no mask")
     (tmp_path / "bad.zip").write_bytes(b"no zip")

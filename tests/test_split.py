@@ -244,6 +244,8 @@ def test_whole_groups_are_set_apart_and_no_fold_trains_on_them(raw: Path) -> Non
         assert not {name[:-3] for name in training} & apart
         assert {name[:-3] for name in chosen_by} == apart - {name[:-3] for name in held_out}
     assert rows == cut(raw, how), "drawn once"
+    few = cut(raw, how.model_copy(update={"validation": 0.01}))
+    assert all(samples.validation(few, fold) for fold in range(3)), "every fold has one of two"
     assert folds_of(rows) == folds_of(cut(raw, by_group(3))), "folds are what they were"
     with pytest.raises(UserError, match="split.validation: found 0.9, which leaves 1 of 6 groups"):
         cut(raw, how.model_copy(update={"validation": 0.9}))

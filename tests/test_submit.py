@@ -311,6 +311,29 @@ def test_an_upload_goes_on_where_it_stopped(server: KaggleServer, project: Path)
     assert server.upload_hashes["upload0"].digest() == hashlib.sha256(FILE.read_bytes()).digest()
 
 
+def test_a_storage_that_keeps_a_part_gets_the_rest(server: KaggleServer, project: Path) -> None:
+    server.put_faults = ["keep 10"]
+    assert send().status == "COMPLETE"
+    assert server.count("PUT upload0") == 2 and server.count("POST CreateSubmission") == 1
+    assert server.upload_hashes["upload0"].digest() == hashlib.sha256(FILE.read_bytes()).digest()
+
+
+def test_an_upload_whose_answer_alone_is_lost(server: KaggleServer, project: Path) -> None:
+    server.put_faults = ["drop 9999"]
+    assert send().status == "COMPLETE"
+    assert server.count("PUT upload0") == 1 and server.count("PUT status") == 1
+
+
+@pytest.mark.parametrize("faults", [["410"], ["drop 10", "410"]])
+def test_a_place_that_is_gone_is_left(
+    server: KaggleServer, project: Path, faults: list[str]
+) -> None:
+    server.put_faults = list(faults)
+    assert send().status == "COMPLETE"
+    assert server.count("StartSubmissionUpload") == 2
+    assert server.uploads["upload1"] == FILE.stat().st_size
+
+
 @pytest.mark.parametrize("fault", ["drop 0", "503", "400", "stop reading"])
 def test_an_upload_that_never_arrives(server: KaggleServer, project: Path, fault: str) -> None:
     server.put_faults = [fault] * 9
@@ -637,6 +660,34 @@ def test_a_submission_that_kaggle_does_not_show(
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"tiny: submission 7: Kaggle answered {code} (No)")
     assert [(entry.ref, entry.status) for entry in read()] == [(7, "PENDING"), (1000, "COMPLETE")]
+
+
+def test_a_competition_that_kaggle_does_not_show(server: KaggleServer, project: Path) -> None:
+    """A row without a number is looked for in its list: that is refused, the next row is not."""
+    lost = dataclasses.replace(row("lost"), sha256="1" * 64, ref=None, status="UNCONFIRMED")
+    ledger.put(LEDGER, lost)
+    send(wait=False)
+    server.api_faults["ListSubmissions"] = [lambda: (403, {"code": 403, "message": "No"}, {})]
+    done = run("--list")
+    assert done.returncode == 0 and "403 (No)" in done.stderr
+    assert [entry.status for entry in read()] == ["UNCONFIRMED", "COMPLETE"]
+
+
+def test_what_was_learned_before_a_refusal_is_shown(server: KaggleServer, project: Path) -> None:
+    first = send(wait=False)
+    ledger.put(LEDGER, dataclasses.replace(first, sha256="1" * 64, ref=7))
+    server.api_faults["GetSubmission"] = [
+        None, lambda: (401, {"code": 401, "message": "No"}, {}),
+    ]  # fmt: skip
+    done = run("--list")
+    assert done.returncode == 1 and "401 (No)" in done.stderr
+    assert [line.split()[7] for line in done.stdout.splitlines()[1:]] == ["COMPLETE", "PENDING"]
+
+
+def test_another_place_is_not_sent(server: KaggleServer, project: Path) -> None:
+    done = run("tiny", "-m", "x", "--at", "submission=elsewhere")
+    assert done.returncode == 2 and "--at: submit sends what DVC knows" in done.stderr
+    assert not server.log and not read()
 
 
 @pytest.mark.parametrize("words", ["caf\udce9", "\udcff"])

@@ -12,6 +12,7 @@ from conftest import tiny_recipe, write_tiny_archives, write_yaml
 from pipeline.__main__ import main
 from pipeline.data import samples
 from pipeline.data.archives import Archives
+from pipeline.data.samples import Label
 from pipeline.evaluation import judge, out_of_fold
 from pipeline.networks import model
 from pipeline.networks.predictor import Predictor
@@ -137,3 +138,16 @@ def test_damaged_levels_are_noticed_and_name_the_stage(project: Paths) -> None:
     rows = samples.held_out(samples.read(project.samples), 1)
     with pytest.raises(UserError, match="run the validate stage of this fold again"):
         judge.open_levels(project, 1, rows)
+
+
+THREE = (Label("background", 0), Label("pet", 1), Label("border", 2))
+
+
+def test_a_table_of_other_classes_is_refused(project: Paths) -> None:
+    table = samples.read(project.samples)
+    samples.write(project.samples, [
+        dataclasses.replace(row, labels=THREE) if row.split == "train" else row for row in table
+    ])  # fmt: skip
+    with pytest.raises(SystemExit, match="found 1, .*expected 3"):
+        validate("none")
+    assert not project.oof_levels(1).exists()

@@ -68,11 +68,12 @@ class Side:
         Raises:
             UserError: something is missing or damaged, or it has several classes.
         """
+        settings = read.load(recipe)  # first: the name may be misspelt
         metrics = read_metrics(paths.metrics)
         if metrics["threshold"] is None:
             raise UserError(f"{paths.metrics}: found several classes, expected masks of one")
         said = str(metrics.get("chosen_on_held_out", ""))
-        return cls(name, read.load(recipe), paths, Decision.read(paths.metrics), said)
+        return cls(name, settings, paths, Decision.read(paths.metrics), said)
 
     def images(self, rows: Sequence[Sample]) -> Iterator[Image]:
         """The kept levels of `rows`, in their order; they are sorted by fold of this side."""

@@ -14,6 +14,7 @@ from pipeline.support.errors import UserError
 from pipeline.support.files import ZIP_DAMAGE
 
 SEPARATOR = "!"
+_ZIP = ".zip"  # what ends before it; other names may hold a separator of their own
 
 _WINDOWS = {"Thumbs.db", "desktop.ini"}
 _ARCHIVES_SHOWN, _MEMBERS_SHOWN = 6, 3  # in an error
@@ -68,7 +69,7 @@ class Archives:
             if not name.endswith(".zip"):
                 said.append(name)
                 continue
-            members = [reference.partition(SEPARATOR)[2] for reference in self.members(name)]
+            members = [member_name(reference) for reference in self.members(name)]
             some = ", ".join(members[:_MEMBERS_SHOWN]) or "no files"
             more = f", ... {len(members)} files" if len(members) > _MEMBERS_SHOWN else ""
             said.append(f"{name} ({some}{more})")
@@ -84,9 +85,9 @@ class Archives:
             MissingMemberError: the archive has no such member.
             UserError: the archive or the file is missing.
         """
-        archive, separator, member = reference.partition(SEPARATOR)
-        if not separator:
-            return self._loose(reference)
+        archive, member = _split(reference)
+        if not archive:
+            return self._loose(member)
         try:
             return self._zip(archive).read(member)
         except KeyError:
@@ -127,9 +128,20 @@ class Archives:
             return self._open[archive]
 
 
+def member_name(reference: str) -> str:
+    """What follows the archive in a reference: `train/car_01.jpg`."""
+    return _split(reference)[1]
+
+
 def base_name(reference: str) -> str:
     """The file name at the end of a reference: `car_01.jpg`."""
-    return reference.rpartition(SEPARATOR)[2].rpartition("/")[2]
+    return member_name(reference).rpartition("/")[2]
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """The archive, or "" of a loose file, and the member in it, or that file."""
+    archive, found, member = reference.partition(_ZIP + SEPARATOR)
+    return (archive + _ZIP, member) if found else ("", reference)
 
 
 def is_litter(member: str) -> bool:

@@ -99,6 +99,9 @@ def _check_end(data: bytes, name: str) -> None:
     Its end comes after its last scan's start; a thumbnail in its header has an end too.
     """
     if data.startswith(JPEG_START) and data.rfind(JPEG_END) < data.rfind(JPEG_SCAN):
+        with contextlib.suppress(ValueError):
+            _rgb(data, strict=True)
+            return  # what follows the picture, a phone's film say, holds these bytes
         raise _undecodable(name, len(data), "the JPEG is cut short")
 
 

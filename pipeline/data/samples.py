@@ -48,6 +48,11 @@ def parsed(text: str) -> int:
 
 
 def _written(labels: Iterable[Label]) -> str:
+    for label in labels:
+        if not label.name or set(label.name) & {*" =\t\r\n"}:
+            raise UserError(
+                f"labels: found the name {label.name!r}, expected one without blanks and ="
+            )
     return " ".join(f"{label.name}={shown(label.value)}" for label in labels)
 
 

@@ -79,6 +79,12 @@ def _pack(folder: Path, target: Path) -> None:
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"{folder}: found the file name {path.name!a}, expected UTF-8; rename it"
+                ) from None
             yield path
 
 

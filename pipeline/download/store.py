@@ -9,7 +9,6 @@ afterwards. Beside it, `receipts.json` says what it was then. What has not arriv
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -194,11 +193,7 @@ class Origin:
             return target
         if target.exists():
             say(f"{target}: found another file there; replaced")
-        fresh = target.with_name(f".{target.name}{TEMPORARY}")
-        fresh.unlink(missing_ok=True)
-        how = files.link_or_copy(source, fresh)
-        shutil.copystat(source, fresh)  # a copy has the time on the receipt, too
-        move(fresh, target)
+        how = files.share(source, target)  # a copy has the time on the receipt, too
         print(f"{target}: {receipt.size:,} bytes, {how} from {source}")
         return target
 

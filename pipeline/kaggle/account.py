@@ -7,6 +7,7 @@ files neither, see `pipeline.kaggle.transfer` and `pipeline.kaggle.upload`.
 
 import contextlib
 import dataclasses
+import datetime
 import difflib
 import functools
 import json
@@ -222,16 +223,27 @@ def _signed_in(http: _Http) -> Credentials | None:
     if not file.is_file():
         return None
     again = "run kaggle auth login again"
-    keep_secret(credentials.read_object(file, ["refresh_token"], again)["refresh_token"])
+    renewing = credentials.read_object(file, ["refresh_token"], again)["refresh_token"]
+    if not renewing:
+        raise UserError(f"{file}: found an empty refresh_token; {again}")
+    keep_secret(renewing)
     users = types.SimpleNamespace(account_client=AccountClient(http))
     asked = _Asked("Kaggle", TOKENS, "the file", f"{file} ({again})")
     try:
         left = KaggleCredentials.load(types.SimpleNamespace(users=users))
     except (ValueError, TypeError) as error:  # the time the token runs out
         raise UserError(f"{file}: {error}; {again}") from None
-    token = asked.of(left.get_access_token)
-    keep_secret(str(token))
-    return Credentials(str(file), token=str(token), user=left.get_username() or "the user")
+
+    def valid() -> str:
+        # By itself the package sends a token for half an hour after it has run out.
+        ends = left._access_token_expiration
+        if ends and ends < datetime.datetime.now(datetime.UTC):
+            left.refresh_access_token()
+        return str(left.get_access_token())
+
+    token = asked.of(valid)
+    keep_secret(token)
+    return Credentials(str(file), token=token, user=left.get_username() or "the user")
 
 
 class Account:
@@ -299,7 +311,6 @@ class Account:
             response.close()  # not from Kaggle: the signed address ran out, or so
             kind = Corrupt if status == 416 else Interrupted
             raise kind(f"answer {status} from the storage")
-        response.history.insert(0, answer)
         return response
 
     def submissions(self, slug: str) -> Iterator[Submission]:

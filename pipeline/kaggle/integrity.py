@@ -73,9 +73,11 @@ def _picture_flaw(path: Path, strict: bool) -> str | None:
             is_jpeg = picture.format == "JPEG"
         if strict and is_jpeg:
             simplejpeg.decode_jpeg(path.read_bytes())  # tells of what Pillow repairs
+    except Image.DecompressionBombError:
+        return None  # too large to be looked at
     except UnidentifiedImageError:
         return f"not a whole picture (of no known kind; it starts with {_start(path)})"
-    except (ValueError, OSError, SyntaxError) as error:  # the last one by Pillow, of PNG
+    except (ValueError, OSError, SyntaxError, struct.error) as error:  # the last two by Pillow
         if "DecompressHeader" not in str(error):  # simplejpeg's, of a sampling it has no name for
             return f"not a whole picture ({error}; it starts with {_start(path)})"
     return None

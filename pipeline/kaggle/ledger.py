@@ -127,11 +127,7 @@ def show(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return tables.aligned(lines)
 
 
 def digits(score: str | float) -> str:

@@ -29,11 +29,10 @@ _NONE, _ALL, _ONE = np.uint64(0), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a mask is made of: pixels in all, connected parts, pixels of the largest one."""
+    """What a mask is made of: pixels in all, and connected parts."""
 
     area: int
     count: int
-    largest: int
 
 
 # --- to runs and back
@@ -108,26 +107,7 @@ def measure(runs: Runs, width: int) -> Parts:
     Pixels that touch at a side or a corner belong together (8-connectivity). Runs are joined
     row by row with a union-find, which takes the time of the runs, not of the pixels.
     """
-    pieces = _cut(runs, width)
-    areas = _areas(pieces, _roots(pieces, width))
-    return Parts(int(areas.sum()), int(np.count_nonzero(areas)), int(areas.max(initial=0)))
-
-
-def largest(runs: Runs, width: int) -> Runs:
-    """The runs of the largest part, cut at the ends of rows; the first of equal ones."""
-    pieces = _cut(runs, width)
-    if not len(pieces):
-        return runs
-    roots = _roots(pieces, width)
-    found: Runs = pieces[roots == np.argmax(_areas(pieces, roots))]
-    return found
-
-
-def _areas(pieces: Runs, roots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pixels of the part of each root, 0 where a piece is none."""
-    areas = np.zeros(len(pieces), np.int64)
-    np.add.at(areas, roots, pieces[:, 1] - pieces[:, 0])
-    return areas
+    return Parts(area(runs), _count_parts(_cut(runs, width), width))
 
 
 # --- compiled
@@ -259,7 +239,7 @@ def _root(parents: NDArray[np.int64], i: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _roots(pieces: Runs, width: int) -> NDArray[np.int64]:
+def _count_parts(pieces: Runs, width: int) -> int:
     parents = np.arange(len(pieces))
     above = 0
     for i in range(len(pieces)):
@@ -280,6 +260,7 @@ def _roots(pieces: Runs, width: int) -> NDArray[np.int64]:
         while other < i and pieces[other, 0] // width == row - 1 and pieces[other, 0] <= end:
             parents[_root(parents, other)] = _root(parents, i)
             other += 1
+    count = 0
     for i in range(len(pieces)):
-        parents[i] = _root(parents, i)
-    return parents
+        count += parents[i] == i
+    return count

@@ -1,19 +1,17 @@
 """True masks from wherever they lie: a folder or zip of mask files, or a run-length table.
 
-They are found by name: `<name>_mask.gif`, `<name>_mask.png` or `<name>.png` is the mask of
-image `<name>`, whatever the image's ending.
+They are found by name: `<name>_mask.gif`, `<name>_mask.png` or `<name>.png` (or another of
+`ENDINGS`) is the mask of image `<name>`, whatever the image's ending.
 """
 
-import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.archives import Archives, base_name, is_litter
-from pipeline.data.images import BadImageError
+from pipeline.data.images import BadImageError, opened
 from pipeline.data.rows import read_rows
 from pipeline.masks import regions, rle
 from pipeline.masks.regions import Runs
@@ -68,11 +66,12 @@ def _files(path: Path) -> dict[str, Mask]:
     if path.is_dir():
         archives = Archives(path)
         names = sorted(file.name for file in path.iterdir() if file.is_file())
-    elif path.is_file():
+    elif path.is_file() and path.suffix == ".zip":
         archives = Archives(path.parent)
         names = archives.members(path.name)
     else:
-        raise UserError(f"{path}: no such file or folder; expected masks")
+        what = "a file of another kind" if path.exists() else "nothing"
+        raise UserError(f"{path}: found {what}, expected a folder or a .zip of masks, or a table")
     found: dict[str, Mask] = {}
     for name in names:
         if Path(name).suffix.lower() not in ENDINGS or is_litter(name):
@@ -86,12 +85,9 @@ def _files(path: Path) -> dict[str, Mask]:
 
 def _file(archives: Archives, name: str) -> Mask:
     def decode() -> tuple[Runs, Size]:
-        try:
-            with Image.open(io.BytesIO(archives.read(name))) as image:
-                # Colors, not indices: a writer may give a mask that is all white index 0.
-                mask = np.asarray(image.convert("L") if image.mode == "P" else image)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise BadImageError(f"{name}: no readable picture ({error}); replace it") from None
+        with opened(archives.read(name), name) as image:
+            # Colors, not indices: a writer may give a mask that is all white index 0.
+            mask = np.asarray(image.convert("L") if image.mode == "P" else image)
         if mask.dtype not in (np.bool_, np.uint8):
             raise BadImageError(f"{name}: found pixels of type {mask.dtype}, expected 8 bits")
         values = (

@@ -19,7 +19,7 @@ from pipeline.augmentation import Augmentation
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.images import read_image, read_mask, resize_image, soft_target
-from pipeline.data.samples import Sample
+from pipeline.data.samples import NO_FOLD, Sample
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
 from pipeline.support import files, pages
@@ -98,7 +98,7 @@ def _render(recipe: Recipe, paths: Paths, rows: Sequence[Sample], seen: Sequence
         recipe=paths.recipe,
         images=len(rows),
         groups=len({row.group for row in rows}),
-        folds=len({row.fold for row in rows}),
+        folds=len({row.fold for row in rows} - {NO_FOLD}),
         sizes=[(height, width, count) for (height, width), count in sizes[:5]],
         other_sizes=sum(count for _, count in sizes[5:]),
         phases=[phase.size for phase in recipe.train.phases],

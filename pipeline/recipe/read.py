@@ -4,6 +4,7 @@ Every error names the file, the key, what was found there and what may stand the
 """
 
 import difflib
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,11 @@ def load(path: Path) -> Recipe:
         content = _with_member(content, path)
     recipe = _validated(Recipe, path, content)
     source = recipe.split.source
+    if source == "folders":
+        raise UserError(
+            f"{path}: split.source: found 'folders' alone, expected a section with its settings, "
+            f"as pipeline new writes it"
+        )
     _check_source(source if isinstance(source, str) else source.name, path)
     _check_other("train.weights.init_from", recipe.train.weights.init_from, path)
     if recipe.train.pseudo != "none":
@@ -96,7 +102,7 @@ def check_fold(fold: int, available: int, where: str) -> None:
     if not 0 <= fold < available:
         raise UserError(
             f"{where}: found fold {fold}, expected 0 to {available - 1} "
-            f"(the recipe's split.folds is {available}); correct folds in params.yaml"
+            f"(the recipe's split.folds is {available})"
         )
 
 
@@ -108,8 +114,10 @@ def _with_member(content: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name}: a blend takes it from its recipes; remove it")
     section = content["blend"]
     names = section.get("recipes") if isinstance(section, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
-        raise UserError(f"{path}: blend.recipes: found {names!r}, expected a list of recipes")
+    if not isinstance(names, list) or not names or not all(map(_is_name, names)):
+        raise UserError(
+            f"{path}: blend.recipes: found {names!r}, expected a list of recipes' names"
+        )
     for name in names:
         member = _yaml(path.with_name(f"{name}.yaml"))
         if not isinstance(member, dict) or "blend" in member or name == path.stem:
@@ -119,6 +127,10 @@ def _with_member(content: dict[str, Any], path: Path) -> dict[str, Any]:
         _validated(Recipe, path.with_name(f"{name}.yaml"), member)
     first = _yaml(path.with_name(f"{names[0]}.yaml"))
     return content | {name: first[name] for name in inherited}
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
 
 
 def _check_source(name: str, recipe: Path) -> None:

@@ -182,9 +182,17 @@ def _read_table(folder: Path, name: str) -> pd.DataFrame:
     return _read_csv(folder / f"{name}.csv", _TABLES[name], "run the tune stage")
 
 
+_NAMES = ("sample_id", "group", "view", "worst_image")  # columns of text
+
+
 def _read_csv(path: Path, needed: Sequence[str], advice: str) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype={"sample_id": str, "group": str, "view": str})
+        table = pd.read_csv(path)
+        # Names stay what they are: "0001" is no number, "NA" is not missing.
+        names = pd.read_csv(
+            path, usecols=lambda name: name in _NAMES, dtype=str, keep_default_na=False
+        )
+        table[names.columns] = names
     except (OSError, ValueError) as error:  # pandas' errors end in a line end
         raise UserError(f"{path}: {' '.join(str(error).split())}; {advice}") from None
     if lacking := [name for name in needed if name not in table]:

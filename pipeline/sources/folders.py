@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from pathlib import PurePosixPath
 
-from pipeline.data.archives import SEPARATOR, Archives
+from pipeline.data.archives import SEPARATOR, Archives, member_name
 from pipeline.data.samples import Entry, Label, parsed
 from pipeline.recipe.schema import FolderSource
 from pipeline.support.errors import UserError
@@ -87,7 +87,7 @@ def pictures(names: list[str], folder: str) -> list[str]:
 
 
 def _members(archives: Archives, archive: str) -> list[str]:
-    names = [reference.partition(SEPARATOR)[2] for reference in archives.members(archive)]
+    names = [member_name(reference) for reference in archives.members(archive)]
     found = pictures(names, archive.removesuffix(".zip"))
     if not found:
         raise UserError(
@@ -109,7 +109,7 @@ def _group(stem: str, pattern: str) -> str:
     if pattern == "none":
         return stem
     found = re.search(pattern, stem)
-    if found is None:
+    if not found or not found[1]:
         raise UserError(
             f"split.source.group: found the image {stem!r}, in whose name the expression "
             f"{pattern!r} finds nothing; expected each image to show its group, or none"

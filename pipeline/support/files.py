@@ -49,6 +49,10 @@ _ADVICE = {
     errno.EEXIST: "a file stands where a folder is needed; move it away, or give another place",
     errno.EISDIR: "a folder stands where a file is needed; move it away, or give another place",
     errno.ENAMETOOLONG: "give a shorter name",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
+        "this file system has no locks (flock); mount it with them, or move the project to another",
+    ),
     errno.EIO: "the disk fails; look at it before anything else",
 }
 
@@ -274,6 +278,24 @@ def link_or_copy(source: Path, target: Path) -> str:
     return "copied"
 
 
+def share(source: Path, target: Path) -> str:
+    """Let `target` be what `source` is, whole or not at all; return how, in words.
+
+    A copy gets the source's time; so a target of the same size and time is left as it is.
+    """
+    wanted = source.stat()
+    if target.is_file():
+        there = target.stat()
+        if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+            return "as before"
+    fresh = target.with_name(f".{target.name}{TEMPORARY}")
+    fresh.unlink(missing_ok=True)
+    how = link_or_copy(source, fresh)
+    shutil.copystat(source, fresh)
+    move(fresh, target)
+    return how
+
+
 def remove_folders(parent: Path, prefix: str) -> None:
     """Remove all folders in `parent` whose names begin so, each in one step.
 
@@ -339,6 +361,9 @@ def _lock(path: Path, place: Path, waiting: str) -> IO[str]:
             raise UserError(
                 f"{place}: another process is working here; wait for it to end, or stop it"
             ) from None
+        except OSError:  # it has no locks
+            stream.close()
+            raise
         stream.close()
 
 
