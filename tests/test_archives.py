@@ -64,7 +64,7 @@ def test_a_base_name_is_the_last_part() -> None:
     assert base_name("train.zip!train/a_01.jpg") == "a_01.jpg"
     assert base_name("a_01.jpg") == "a_01.jpg"
     assert base_name("tr!ain.zip!train/a!1.jpg") == "a!1.jpg"
-    assert base_name("b/a!1.jpg") == "a!1.jpg"
+    assert base_name("b/a!1.jpg") == "a!1.jpg" and base_name("A.ZIP!b/c.jpg") == "c.jpg"
 
 
 @pytest.mark.parametrize(

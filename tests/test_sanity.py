@@ -148,7 +148,7 @@ def test_a_set_without_views_is_judged_as_a_whole() -> None:
     ]
     usual = sanity.usual(rows, 3)
     assert list(usual.median) == [""]
-    test = [Sample("new", "test", "q", "z!new.jpg", "", NO_FOLD, HEIGHT, WIDTH, 0.0)]
+    test = [Sample("new", "test", "q", "z.zip!new.jpg", "", NO_FOLD, HEIGHT, WIDTH, 0.0)]
     notes = {"new.jpg": Note("new.jpg", 0, 0.0, "")}
     findings, shares = sanity.examine([("new.jpg", mask(90))], test, notes, usual)
     assert "of the training masks" in findings[0].reasons[0].text

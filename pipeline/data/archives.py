@@ -5,6 +5,7 @@ A reference names one file: `train.zip!train/car_01.jpg` is a member of an archi
 """
 
 import os
+import re
 import threading
 import zipfile
 from pathlib import Path
@@ -14,7 +15,8 @@ from pipeline.support.errors import UserError
 from pipeline.support.files import ZIP_DAMAGE
 
 SEPARATOR = "!"
-_ZIP = ".zip"  # what ends before it; other names may hold a separator of their own
+# A separator follows an archive's ending; elsewhere it is part of a name.
+_MEMBER = re.compile(rf"(.*?\.zip){SEPARATOR}(.*)", re.IGNORECASE | re.DOTALL)
 
 _WINDOWS = {"Thumbs.db", "desktop.ini"}
 _ARCHIVES_SHOWN, _MEMBERS_SHOWN = 6, 3  # in an error
@@ -140,8 +142,8 @@ def base_name(reference: str) -> str:
 
 def _split(reference: str) -> tuple[str, str]:
     """The archive, or "" of a loose file, and the member in it, or that file."""
-    archive, found, member = reference.partition(_ZIP + SEPARATOR)
-    return (archive + _ZIP, member) if found else ("", reference)
+    found = _MEMBER.fullmatch(reference)
+    return (found[1], found[2]) if found else ("", reference)
 
 
 def is_litter(member: str) -> bool:
