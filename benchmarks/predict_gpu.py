@@ -7,9 +7,8 @@ End to end is the stage's own stream: images decoded from the zip, networks, lev
 written in chunks. Bare forward runs the same networks on images that lie on the device already.
 Both clocks start after the first batches of the same thread, because cuDNN tunes in each thread
 anew; compiling is told and not counted. First one network eager, then folded and compiled as the
-stage does it, then five with flips: of the recipe, and of the same at full resolution (without
-pixel unshuffle). The networks' weights are random: shifted so that about a fifth of the pixels
-are foreground, they cost what trained ones do.
+stage does it, then five with flips. Their weights are random: shifted so that about a fifth of the
+pixels are foreground, they cost what trained ones do.
 """
 
 import argparse
@@ -21,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -36,7 +34,7 @@ from pipeline.levels import kept
 from pipeline.networks import model
 from pipeline.networks.predictor import Prediction, Predictor, Tta
 from pipeline.recipe import read
-from pipeline.recipe.schema import Library, Train
+from pipeline.recipe.schema import Train
 from pipeline.support import hardware
 from pipeline.support.concurrency import ordered, read_ahead
 from pipeline.support.progress import Timers
@@ -87,22 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = repeated(args.raw, args.images)
     lines = ["| | bare forward, img/s | end to end, img/s | share | waited for images |"]
     lines += ["| --- | ---: | ---: | ---: | ---: |"]
-    for unshuffle in dict.fromkeys([1, cast(Library, settings.model).pixel_unshuffle]):
-        network = settings.model.model_copy(update={"pixel_unshuffle": unshuffle})
-        one = settings.model_copy(update={"model": network})
-        for count, tta, ready in VARIANTS:
-            models = {f"network {fold}": build(one, fold) for fold in range(count)}
-            predictor = predict_with(models, tta, ready, fabric, args)
-            some = rows[: max(4 * args.batch, len(rows) // (count * (1 if tta == "none" else 2)))]
-            bare = bare_forward(some, args.raw, predictor)
-            whole, waited = end_to_end(some, args.raw, predictor)
-            how = "folded, compiled" if ready and fabric.device.type == "cuda" else "eager"
-            lines.append(
-                f"| {args.recipe.stem} at {one.size[0]}, pixel_unshuffle {unshuffle}, {count} "
-                f"network(s), {tta}, {how} | {bare:.0f} | {whole:.0f} | {whole / bare:.2f} | "
-                f"{waited:.0%} |"
-            )
-            print(lines[-1], flush=True)
+    for count, tta, ready in VARIANTS:
+        models = {f"network {fold}": build(settings, fold) for fold in range(count)}
+        predictor = predict_with(models, tta, ready, fabric, args)
+        some = rows[: max(4 * args.batch, len(rows) // (count * (1 if tta == "none" else 2)))]
+        bare = bare_forward(some, args.raw, predictor)
+        whole, waited = end_to_end(some, args.raw, predictor)
+        how = "folded, compiled" if ready and fabric.device.type == "cuda" else "eager"
+        lines.append(
+            f"| {args.recipe.stem} at {settings.size[0]}, {count} network(s), {tta}, {how} | "
+            f"{bare:.0f} | {whole:.0f} | {whole / bare:.2f} | {waited:.0%} |"
+        )
+        print(lines[-1], flush=True)
     print("\n" + "\n".join(lines))
 
 

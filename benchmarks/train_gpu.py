@@ -4,8 +4,7 @@
 
 `--data` is a folder of the competition's archives; `--out` keeps what is finished, so that the
 same command, run again, goes on: pieces of at most `--minutes`. First the speed of the recipe's
-network, at full resolution (without pixel unshuffle) and as it is, each piece in a process of its
-own:
+network, each piece in a process of its own:
 
 (a) bare steps on a batch that is on the GPU already, with and without torch.compile, and channels
     first in memory;
@@ -14,7 +13,7 @@ own:
     channels first, no compile, pictures decoded, augmented and made floats by the loader each
     epoch, the loss read every step.
 
-These take at most 9 minutes on one H100, by estimate. `--also` times other recipes, `--more` other
+`--also` times other recipes, `--more` other
 batch sizes and a moving average.
 
 Then the recipe's fold 0: split, train, validate, tune on that fold, predict the test images; what
@@ -40,7 +39,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 STAGES = ("train", "validate", "tune", "predict", "encode")
 PEAK = 790e12  # FLOP/s of bfloat16 matrix products that an H200 has been seen to reach
-FULL = "train.model.pixel_unshuffle=1"  # the network at full resolution
 BATCHES = (8, 16, 32)
 SHARED = Path("/dev/shm")  # through which loader processes hand over batches
 LATE = 3  # exit code of a run that must be started again to go on
@@ -77,10 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         smoke(args, deadline)
 
 
-def changed(
-    path: Path, args: argparse.Namespace, runtime: dict[str, Any], more: Sequence[str] = ()
-) -> dict[str, Any]:
-    """A recipe with the command line's changes, and `more` of them."""
+def changed(path: Path, args: argparse.Namespace, runtime: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with the command line's changes."""
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
     last = recipe["train"]["phases"][-1]
     if args.size:
@@ -91,7 +87,7 @@ def changed(
     phases = recipe["train"]["phases"]
     largest = max(4 * p["batch_size"] * p["size"][0] * p["size"][1] for p in phases)  # bytes
     recipe["runtime"]["workers"] = fitting_workers(args.workers, largest, 4)
-    for item in [*args.set, *more]:
+    for item in args.set:
         keys, _, value = item.partition("=")
         section, *inner, last = keys.split(".")
         place = recipe[section]
@@ -120,18 +116,15 @@ def pieces(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What is measured, in the order of its worth."""
     found: list[dict[str, Any]] = []
     compiles = (False,) if args.accelerator == "cpu" else (True, False)
-    own = yaml.safe_load(args.recipe.read_text())["train"]["model"].get("pixel_unshuffle", 1)
-    networks = [(args.recipe, [FULL])] if own > 1 else []
-    networks += [(path, []) for path in (args.recipe, *args.also)]
-    for place, (path, changes) in enumerate(networks):
-        name = {"recipe": str(path.resolve()), "changes": changes}
+    for path in (args.recipe, *args.also):
+        name = {"recipe": str(path.resolve())}
         batch = yaml.safe_load(path.read_text())["train"]["phases"][-1]["batch_size"]
         one = {**name, "batch": batch}
         for compile in compiles:
             found += [{**one, "part": "b", "compile": compile}]
             found += [{**one, "part": "a", "compile": compile}]
         found += [{**one, "part": "c"}]
-        if place == 0 or args.more:
+        if path == args.recipe or args.more:
             found += [{**one, "part": "a", "compile": False, "channels_last": False}]
         if args.more:
             found += [{**one, "part": "a", "compile": compiles[0], "ema": True}]
@@ -181,7 +174,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         piece = dict(row["piece"])
         part, batch = piece.pop("part"), piece.pop("batch")
-        network = named(piece.pop("recipe"), piece.pop("changes"))
+        network = Path(piece.pop("recipe")).stem
         settings = ", ".join(f"{key} {value}" for key, value in piece.items())
         cells = [part, network, str(batch), settings or "float32 (TF32 convolutions)"]
         if "failed" in row:
@@ -193,8 +186,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     networks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        name = named(row["piece"]["recipe"], row["piece"]["changes"])
-        networks.setdefault(name, []).append(row)
+        networks.setdefault(Path(row["piece"]["recipe"]).stem, []).append(row)
     for name, own in networks.items():
         batches = {row["piece"]["batch"] for row in own if row["piece"]["part"] == "b"}
         best = dict.fromkeys("abc", 0.0)
@@ -210,17 +202,13 @@ def describe(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def named(recipe: str, changes: list[str]) -> str:
-    return " ".join([Path(recipe).stem, *(change.rpartition(".")[2] for change in changes)])
-
-
 def measure(
-    args: argparse.Namespace, recipe: str, changes: list[str], part: str, batch: int, **how: bool
+    args: argparse.Namespace, recipe: str, part: str, batch: int, **how: bool
 ) -> dict[str, float]:
     """One measurement, in a process of its own."""
     import train_speed
 
-    content = changed(Path(recipe), args, {"compile": how.get("compile", False)}, changes)
+    content = changed(Path(recipe), args, {"compile": how.get("compile", False)})
     last = content["train"]["phases"][-1]
     content["train"]["phases"] = [last | {"batch_size": batch}]  # the largest size alone
     path = args.out / "piece.yaml"
@@ -342,8 +330,9 @@ def run_until(command: str, project: Path, deadline: float) -> None:
         code = process.wait(timeout=max(1.0, deadline - time.monotonic() - 20))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
-        process.wait()
-        leave(" ".join(words[2:4]))
+        code = process.wait()
+        if code != 0:  # else it was done, just then
+            leave(" ".join(words[2:4]))
     if code:
         sys.exit(code)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.masks.clean_up import CleanUp, clean
+from pipeline.masks.clean_up import CleanUp, clean, holes
 
 
 def block() -> np.ndarray:
@@ -69,6 +69,25 @@ def test_a_deep_gap_is_closed_where_it_is_narrow(width: int, closes: bool) -> No
     assert deep.all() if closes else not deep.any()
     assert not (mask & ~found).any(), "closing takes nothing away"
     assert not (found & ~block()).any(), "and adds nothing outside"
+
+
+def test_closing_fills_the_gap_and_nothing_beside_the_object() -> None:
+    """An object that does not fill its own bounding box."""
+    mask = block()
+    mask[60:, 100:] = False
+    expected = mask.copy()
+    mask[20:60, 70:75] = False
+    added = clean(mask, CleanUp(close=3)) & ~mask
+    assert added[30:55, 70:75].all() and not (added & ~expected).any()
+
+
+def test_areas_know_every_piece_also_one_that_lies_outside() -> None:
+    mask = block()
+    mask[30:34, 60:64] = mask[50:55, 90:95] = False
+    inside = np.zeros_like(mask)
+    inside[:40] = True
+    found = holes(mask)
+    assert found.areas().tolist() == [16, 25] and found.areas(inside).tolist() == [16, 0]
 
 
 def test_shallow_notches_and_the_picture_s_edge_stay() -> None:

@@ -455,6 +455,8 @@ def test_the_figures_are_those_of_the_run(project: Project) -> None:
     assert told["images_per_second"] == pytest.approx(len(IMAGES) / told["seconds"], rel=0.01)
     waits = [value for name, value in told.items() if "waited" in name]
     assert len(waits) == 4 and all(0 <= value <= 1 for value in waits)
+    assert told["peak_memory_mb"] > 1
+    assert (told["peak_gpu_memory_mb"] > 0) == torch.cuda.is_available()
     size = sum(map(len, project.results("predict").values()))
     assert told["kilobytes_per_image"] == pytest.approx(size / 1e3 / len(IMAGES), abs=1e-3)
 

@@ -13,7 +13,7 @@ from pipeline.recipe import read
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAMETERS = {
     "brain-mri": 7_763_041,
-    "carvana": 24_477_188,
+    "carvana": 24_436_369,
     "carvana-laptop": 12_524_932,
     "ekami-unet-1024": 35_371_873,
     "ekami-unet-572": 31_390_721,
