@@ -24,6 +24,7 @@ from pipeline import submit
 from pipeline.data import samples
 from pipeline.kaggle import account as kaggle_account
 from pipeline.kaggle import ledger
+from pipeline.kaggle.account import Refused
 from pipeline.kaggle.retry import RetryPolicy
 from pipeline.kaggle.upload import upload
 from pipeline.paths import LEDGER, Paths, recipe_file, submitting
@@ -642,9 +643,9 @@ def test_signs_of_life(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(submit, "_SIGN_OF_LIFE", 0)
     server.polls_until_scored = 2
-    send()
+    send(policy=dataclasses.replace(QUICK, score=7200))
     lines = [line for line in capsys.readouterr().err.splitlines() if "no score yet" in line]
-    assert len(lines) == 2 and lines[0].startswith("submission 1000: no score yet, after 0 of")
+    assert lines == 2 * ["submission 1000: no score yet, after 0 of at most 120 minutes"]
 
 
 @pytest.mark.parametrize("code", [403, 404])
@@ -671,6 +672,19 @@ def test_a_competition_that_kaggle_does_not_show(server: KaggleServer, project: 
     done = run("--list")
     assert done.returncode == 0 and "403 (No)" in done.stderr
     assert [entry.status for entry in read()] == ["UNCONFIRMED", "COMPLETE"]
+
+
+@pytest.mark.parametrize("code", [401, 429, 500, 503])
+def test_a_server_in_trouble_is_not_asked_about_the_next_row(
+    server: KaggleServer, project: Path, code: int
+) -> None:
+    ledger.put(LEDGER, dataclasses.replace(send(wait=False), sha256="1" * 64, ref=7))
+    asked = server.count("GetSubmission")
+    server.api_faults["GetSubmission"] = [lambda: (code, {"code": code, "message": "No"}, {})] * 99
+    with pytest.raises(Refused, match=str(code)):
+        submit.refresh(read(), QUICK)
+    assert 1 <= server.count("GetSubmission") - asked <= QUICK.attempts
+    assert {entry.status for entry in read()} == {"PENDING"}
 
 
 def test_what_was_learned_before_a_refusal_is_shown(server: KaggleServer, project: Path) -> None:
