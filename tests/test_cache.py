@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training import Place, small_recipe
 
 from pipeline.data.archives import Archives
 from pipeline.data.samples import Sample
@@ -165,3 +166,11 @@ def test_an_image_that_does_not_decode_leaves_no_cache(rows, archives, tmp_path:
     with pytest.raises(UserError, match=r"missing\.jpg"):
         data.on_disk(tmp_path, Decoder(rows, archives, SIZE, "area"))
     assert not list(tmp_path.glob("cache-*"))
+
+
+def test_all_folds_share_what_is_on_disk(raw: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path / "project", raw, small_recipe({"cache": "disk"}, epochs=1))
+    place.run(0)
+    before = {path: path.stat().st_mtime_ns for path in place.work.glob("cache-*")}
+    place.run(1)
+    assert {path: path.stat().st_mtime_ns for path in place.work.glob("cache-*")} == before != {}
