@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 import tempfile
 import time
 import types
@@ -37,6 +38,12 @@ def test_a_network_learns_and_its_last_weights_are_kept(archives: Archives, tmp_
     assert row["loss"] == pytest.approx(row["bce"] + row["dice_loss"])
     assert row["held_out_loss"] == pytest.approx(row["held_out_bce"] + row["held_out_dice_loss"])
     assert 0 <= row["waiting"] < 1 and row["images_per_second"] > 0
+
+
+def test_what_is_said_of_a_training(raw: Path, tmp_path: Path) -> None:
+    said = Place(tmp_path / "project", raw, small_recipe(epochs=1)).run()
+    assert re.search(r"fold 0: 6 images to train on, 6 held out; 0\.\d M parameters on CPU", said)
+    assert "epoch 1/1: 100%" in said and "| 6/6 [" in said, "the bar ends full"
 
 
 def test_four_images_are_learned_by_heart(archives: Archives, tmp_path: Path) -> None:
