@@ -13,8 +13,7 @@ network, each piece in a process of its own:
     channels first, no compile, pictures decoded, augmented and made floats by the loader each
     epoch, the loss read every step.
 
-`--also` times other recipes, `--more` other
-batch sizes and a moving average.
+`--also` times other recipes, `--more` other batch sizes and a moving average.
 
 Then the recipe's fold 0: split, train, validate, tune on that fold, predict the test images; what
 is worth keeping is copied to `--out`/results. `--part` does one of both, or a training of an epoch
@@ -305,7 +304,8 @@ def run_stage(stage: str, args: argparse.Namespace, deadline: float) -> None:
     if not mark.exists():
         command: str = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"]
         command = command.replace("${item.recipe}", name).replace("${item.fold}", "0")
-        run_until(command, project, deadline)
+        last = project / f"runs/{name}/fold0/model.pt" if stage == "train" else None
+        run_until(command, project, deadline, last)
         mark.touch()
 
 
@@ -322,17 +322,23 @@ def shortened(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def run_until(command: str, project: Path, deadline: float) -> None:
-    """Run a stage; when time is up, ask it to save and stop, and end this run."""
+def run_until(command: str, project: Path, deadline: float, last: Path | None = None) -> None:
+    """Run a stage; when time is up, ask it to save and stop, and end this run.
+
+    But for a training that has written its `last` file and is only clearing up: it is done.
+    """
+    if last:
+        last.unlink(missing_ok=True)  # an earlier one's, as DVC does it
     words = [sys.executable if word == "python" else word for word in command.split()]
     process = subprocess.Popen(words, cwd=project, env=environment())
     try:
         code = process.wait(timeout=max(1.0, deadline - time.monotonic() - 20))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
-        code = process.wait()
-        if code != 0:  # else it was done, just then
+        process.wait()
+        if last is None or not last.exists():
             leave(" ".join(words[2:4]))
+        return
     if code:
         sys.exit(code)
 

@@ -41,7 +41,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import on_gpu
     import train_gpu
 
-    def run_until(command: str, project: Path, deadline: float) -> None:
+    def run_until(command: str, project: Path, deadline: float, last: Path | None = None) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(project)
             words = command.split()[3:]
@@ -120,24 +120,22 @@ def test_step_5_counts_memory_and_trains_by_two(
     assert "| `sample` |" in said and "two processes trained an epoch on the CPU" in said
 
 
-@pytest.mark.parametrize(("code", "leaves"), [(0, False), (143, True)])
-def test_a_stage_that_was_done_when_time_was_up_is_not_run_again(
-    code: int, leaves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_training_that_only_clears_up_when_time_is_up_is_done(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the signal it ends with 0 where it had just finished, as training does."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import train_gpu
 
-    script = tmp_path / "stage.py"
+    script, last = tmp_path / "stage.py", tmp_path / "model.pt"
+    last.write_text("an earlier training's")
+    wrote = f"pathlib.Path({str(last)!r}).touch()" if finished else "pass"
     script.write_text(
-        f"import signal, sys, time\n"
-        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\n"
-        f"open('ready', 'w').close()\n"
-        f"time.sleep(60)\n"
+        f"import pathlib, time\n{wrote}\npathlib.Path('began').touch()\ntime.sleep(60)\n"
     )
-    with pytest.raises(SystemExit) if leaves else contextlib.nullcontext() as left:
-        train_gpu.run_until(f"python {script}", tmp_path, time.monotonic() + 25)
-    assert (tmp_path / "ready").exists(), "the script took longer than 5 s to start"
+    with contextlib.nullcontext() if finished else pytest.raises(SystemExit) as left:
+        train_gpu.run_until(f"python {script}", tmp_path, time.monotonic() + 25, last)
+    assert (tmp_path / "began").exists(), "the script took longer than 5 s to start"
     assert left is None or left.value.code == train_gpu.LATE
 
 
