@@ -143,7 +143,10 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse now what a stage would refuse later: settings, network, folds, data, account."""
+    """Refuse now what a stage would refuse later: settings, network, folds, data, account.
+
+    Without a recipe, of all that params.yaml lists.
+    """
     _verb("check").run([args.recipe] if args.recipe else [], dict(args.at))
 
 
@@ -261,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     for stage in (train, validate):
         one = _add(verbs, stage)
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
-    one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
+    one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5 (img,rle_mask)")
     for stage in (predict, blend, tune, report):
         if stage is report:
             _add(verbs, encode)  # here, so that --help lists stages as they run
@@ -335,7 +338,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     one = _add(verbs, preview)
     one.add_argument("--out", type=Path, metavar="FILE", help="the page, if not beside the report")
-    one = _add(verbs, new)
+    one = _add(verbs, new, "none")
+    one.add_argument(
+        "recipe", type=_recipe_name, help="name of the recipe to write: cells makes recipes/cells.yaml"
+    )
     one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or a .zip")
     one.add_argument("--masks", type=Path, required=True, help="their masks, of the same names")
     _add(verbs, check, "optional")

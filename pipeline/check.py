@@ -43,14 +43,17 @@ def _check(name: str, paths: Paths) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{path}: every key is right")
+    wrong = _try(path, lambda: _held_out_alike(recipe, path)) if _others(recipe) else 0
     if recipe.blend:  # no network, and no decoded images
         return (
-            _try(path, lambda: _folds(recipe, name))
+            wrong
+            + _try(path, lambda: _folds(recipe, name))
             + _try(paths.raw, lambda: _archives(recipe, paths))
             + _try(paths.work, lambda: _writable(paths))
         )
     return (
-        _try(path, lambda: _network(recipe, path))
+        wrong
+        + _try(path, lambda: _network(recipe, path))
         + _try(path, lambda: _folds(recipe, name))
         + _try(path, lambda: _machine(recipe))
         + _try(paths.raw, lambda: _archives(recipe, paths))
@@ -123,6 +126,36 @@ def _folds(recipe: Recipe, name: str) -> str:
     folds = read.load_folds(PARAMS, recipe.split.folds)
     does = "blends" if recipe.blend else "trains"
     return f"of {recipe.split.folds} folds dvc repro {does} {', '.join(map(str, folds))}"
+
+
+def _others(recipe: Recipe) -> list[tuple[str, str]]:
+    """The recipes that this one is made of or learns from, each after the key that names it."""
+    if recipe.blend:
+        return [("blend.recipes", name) for name in recipe.blend.recipes]
+    start, pseudo = recipe.train.weights.init_from, recipe.train.pseudo
+    others = [] if start == "none" else [("train.weights.init_from", start)]
+    return others + ([] if pseudo == "none" else [("train.pseudo.recipe", pseudo.recipe)])
+
+
+def _held_out_alike(recipe: Recipe, path: Path) -> str:
+    """Whether the others hold out the same images: what one is judged on, none has learned from.
+
+    Only what is sure to be refused later: the same archives, cut into folds in another way.
+    """
+    ours, others = recipe.split.model_dump(), _others(recipe)
+    for key, name in others:
+        other = read.load(path.with_stem(name))
+        theirs = other.split.model_dump()
+        for setting in ("by", "folds", "seed"):
+            found, expected = theirs.get(setting), ours.get(setting)
+            if other.download == recipe.download and found != expected:
+                first = path.with_stem(recipe.blend.recipes[0]) if recipe.blend else path
+                raise UserError(
+                    f"{path}: {key}: found {name!r}, whose split.{setting} is {found}, expected "
+                    f"{expected} as in {first}, or one learns from images that the other is judged "
+                    f"on; give both the same section split"
+                )
+    return f"held-out images are those of {', '.join(dict.fromkeys(name for _, name in others))}"
 
 
 def _machine(recipe: Recipe) -> str:

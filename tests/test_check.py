@@ -69,6 +69,34 @@ def test_a_blend_needs_no_machine(project: Path) -> None:
     assert "recipes/both.yaml: every key is right" in done.stdout
 
 
+def test_recipes_that_hold_out_other_images_are_refused(project: Path) -> None:
+    recipe = tiny_recipe()
+    other = recipe | {"split": recipe["split"] | {"seed": 8}}
+    parts = {key: recipe[key] for key in recipe if key not in ("download", "split", "train")}
+    write_yaml(project / "recipes/other.yaml", other)
+    write_yaml(
+        project / "recipes/both.yaml",
+        parts | {"blend": {"recipes": ["tiny", "other"], "weights": "auto"}},
+    )
+    done = run_verb("check", "both", at=project)
+    refused(done, "recipes/both.yaml: blend.recipes: found 'other', whose split.seed is 8")
+    refused(done, "as in recipes/tiny.yaml", "give both the same section split")
+    student = {"recipe": "other", "share": 0.5, "confident": 0.1}
+    weights = recipe["train"]["weights"]
+    for values, key in (
+        ({"weights": weights | {"init_from": "other"}}, "train.weights.init_from"),
+        ({"pseudo": student}, "train.pseudo.recipe"),
+    ):
+        change(project, "train", **values)
+        refused(run_verb("check", "tiny", at=project), f"tiny.yaml: {key}: found 'other', whose")
+    # Of other archives nothing is known.
+    other["download"] = {"kind": "dataset", "slug": "somebody/else"}
+    write_yaml(project / "recipes/other.yaml", other)
+    done = run_verb("check", "tiny", at=project)
+    assert done.returncode == 0, done.stderr
+    assert "held-out images are those of other" in done.stdout
+
+
 def test_all_that_is_wrong_is_said_at_once(project: Path) -> None:
     write_yaml(project / "params.yaml", {"recipes": ["tiny"], "blends": [], "folds": [7]})
     (project / "data/tiny/raw/test.zip").unlink()
