@@ -3,6 +3,7 @@
 They come from a Kaggle on 127.0.0.1, from a folder on this machine, or are drawn.
 """
 
+import errno
 import filecmp
 import functools
 import io
@@ -367,6 +368,27 @@ def test_archives_that_are_here_already(server: KaggleServer, tmp_path: Path) ->
     here.mkdir()
     assert get(wanted("train.zip"), tmp_path, local=here) == [path], "once taken, it is kept"
     assert fetch(tmp_path) == [path] and not server.log
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_another_file_in_the_data_folder_is_taken(
+    server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    here = local_archives(tmp_path)
+    (path,) = get(wanted("train.zip"), tmp_path, local=here)
+    first, stored = path.read_bytes(), path.stat().st_mtime_ns
+    assert get(wanted("train.zip"), tmp_path, local=here) == [path]
+    assert path.stat().st_mtime_ns == stored, "a copy is as good as a link: not taken again"
+    place = here / "competitions" / COMPETITION / "train.zip"
+    place.with_suffix(".new").write_bytes(OTHER)
+    place.with_suffix(".new").replace(place)
+    (path,) = get(wanted("train.zip"), tmp_path, local=here)
+    assert path.read_bytes() == OTHER != first
 
 
 def test_the_data_folder_comes_alone(server: KaggleServer, tmp_path: Path) -> None:

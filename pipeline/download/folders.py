@@ -78,7 +78,8 @@ def _pack(folder: Path, target: Path) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
             try:
                 str(path).encode()
             except UnicodeEncodeError:

@@ -27,7 +27,7 @@ from pipeline.kaggle.retry import RetryPolicy
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Competition, Dataset, Folders, Recipe, Synthetic
 from pipeline.support import files
-from pipeline.support.errors import UserError
+from pipeline.support.errors import UserError, say
 
 Wanted = Synthetic | Competition | Dataset | Folders
 
@@ -160,11 +160,16 @@ def _take(
     """Take what is missing from the folder `place`; return the names of all files here then."""
     needed, optional = _names(wanted)
     source = str(place.absolute())
-    # Kaggle may have zipped a file on its way there.
-    found = {
-        name: next(filter(Path.is_file, (place / name, place / f"{name}.zip")), None)
-        for name in origin.missing([*optional, *needed], source)
-    }
+    missing = set(origin.missing([*optional, *needed], source))
+    found = {}
+    for name in [*optional, *needed]:
+        # Kaggle may have zipped a file on its way there.
+        file = next(filter(Path.is_file, (place / name, place / f"{name}.zip")), None)
+        if file and name not in missing and not origin.is_of(name, file):
+            say(f"{file}: another file than the one that was taken; taking this one")
+            missing.add(name)
+        if name in missing:
+            found[name] = file
     if absent := [name for name in needed if found.get(name, place) is None]:
         raise UserError(
             f"{place / absent[0]}: no such file; {_VARIABLE} is set, so archives are taken from "

@@ -9,6 +9,7 @@ afterwards. Beside it, `receipts.json` says what it was then. What has not arriv
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -147,6 +148,11 @@ class Origin:
                 with contextlib.suppress(OSError):  # no links here: it is fetched
                     os.link(file.resolve(), part)
 
+    def is_of(self, name: str, file: Path) -> bool:
+        """Whether `file`, by size and time of change, is the one that was taken as `name`."""
+        receipt = self._receipts.files.get(name)
+        return receipt is not None and _is_as_checked(file, receipt)
+
     def take(self, name: str, file: Path, source: str) -> None:
         """Link or copy a file that is on this machine, with the checks of a download.
 
@@ -156,6 +162,7 @@ class Origin:
         fresh = self.folder / f".{name}{TEMPORARY}"
         fresh.unlink(missing_ok=True)
         files.link_or_copy(file, fresh)
+        shutil.copystat(file, fresh)  # a copy too is told from a file that takes its place
         if problem := integrity.flaw(fresh, file.name, integrity.Expected()):
             fresh.unlink()
             raise UserError(f"{file}: {problem}; replace it by a whole copy")
