@@ -85,6 +85,7 @@ class Findings:
     """What was seen of the data: sizes in pixels, of every image; pixels by value in masks."""
 
     stems: list[str]
+    names: list[str]  # of the images, with the folders they are in
     mask_ending: str
     sizes: list[Size]
     copies: list[str]  # images that hold what an image before them holds
@@ -150,7 +151,7 @@ def look(images: Path, masks: Path) -> Findings:
         )
     std = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0))
     return Findings(
-        stems, ending, sizes, copies, values, len(some),
+        stems, [of_image[stem] for stem in stems], ending, sizes, copies, values, len(some),
         [round(float(value), 3) for value in moments[0]],
         [round(max(float(value), 0.001), 3) for value in std],
     )  # fmt: skip
@@ -270,7 +271,7 @@ Decision = tuple[str, Any, str]  # key, value, why
 def plan(found: Findings, machine: Machine) -> list[Decision]:
     """Decide what a recipe for these data on this machine says."""
     background, labels = _classes(found)
-    group, groups, why_group = _groups(found.stems)
+    group, groups, why_group = _groups(found)
     folds = min(5, groups)
     if folds < 2:
         raise UserError("found one image, expected two at least: one to train on, one to judge by")
@@ -326,21 +327,32 @@ def _classes(found: Findings) -> tuple[str, dict[str, int | str]]:
     return why, {name: shown(value) if value >= COLOR else value for name, value in pairs}
 
 
-def _groups(stems: Sequence[str]) -> tuple[str, int, str]:
+def _groups(found: Findings) -> tuple[str, int, str]:
     """The expression for groups, how many there are, and why.
 
-    Names that end in numbers after a common start are taken for pictures of one thing (a car, a
-    patient): to hold out whole groups never flatters a score, to tear them apart does.
+    Names that end in numbers after a common start, or else folders, are taken for pictures of one
+    thing (a car, a patient): to hold out whole groups never flatters a score, to tear them apart
+    does. Fewer than five are not: they may be sides of a camera, or what somebody called a split.
     """
-    pattern = r"^(.+)[_-][0-9]+$"
-    found = [re.search(pattern, stem) for stem in stems]
-    prefixes = Counter(match[1] for match in found if match)
-    if all(found) and 5 <= len(prefixes) < len(stems):
-        return pattern, len(prefixes), (
-            f"{len(prefixes)} starts of names have {len(stems)} images: each start is one group, "
-            "which is held out whole; write none if they are not alike"
-        )  # fmt: skip
-    return "none", len(stems), "names show no groups: write a pattern if images belong together"
+    paths = [str(PurePosixPath(name).with_suffix("")) for name in found.names]
+    few = ""
+    for pattern, texts, what in (
+        (r"^(.+)[_-][0-9]+$", found.stems, "starts of names"),
+        (r"^(.+)/[^/]+$", paths, "folders"),
+    ):
+        matches = [re.search(pattern, text) for text in texts]
+        starts = Counter(match[1] for match in matches if match)
+        if all(matches) and 5 <= len(starts) < len(texts):
+            return pattern, len(starts), (
+                f"{len(starts)} {what} have {len(texts)} images: each is one group, which is held "
+                "out whole; write none if they are not alike"
+            )  # fmt: skip
+        if all(matches) and 2 <= len(starts) < len(texts) and not few:
+            few = f"{len(starts)} {what} are few for groups: write {pattern} if those of one belong"
+    return "none", len(found.stems), (
+        f"{few} together" if few else
+        "names show no groups: write a pattern if images belong together"
+    )  # fmt: skip
 
 
 def _size(median: Size, machine: Machine) -> tuple[Size, str]:

@@ -17,6 +17,8 @@ def folder(tmp_path: Path) -> Path:
         archive.writestr("train/._b.jpg", b"fork")
         archive.writestr("train/Thumbs.db", b"made by Windows")
         archive.writestr("train/.DS_Store", b"made by macOS")
+        archive.writestr("train/.ipynb_checkpoints/a-checkpoint.jpg", b"made by a notebook")
+        archive.writestr("./train/c.jpg", b"picture c")
         archive.mkdir("empty")
     (tmp_path / "loose.jpg").write_bytes(b"loose")
     return tmp_path
@@ -26,6 +28,7 @@ def test_members_are_files_without_what_systems_leave(folder: Path) -> None:
     assert Archives(folder).members("train.zip") == [
         "train.zip!train/a.jpg",
         "train.zip!train/b.jpg",
+        "train.zip!./train/c.jpg",
     ]
 
 

@@ -60,6 +60,8 @@ def write_pictures(
         (folder / f"{masks}/{stem}{ending}.png").write_bytes(mask(number))
     (folder / "images/Thumbs.db").write_bytes(b"made by Windows")
     (folder / "images/.DS_Store").write_bytes(b"made by macOS")
+    (folder / "images/.trash").mkdir(exist_ok=True)
+    (folder / "images/.trash/old_1.png").write_bytes(b"thrown away")
 
 
 @pytest.fixture
@@ -264,8 +266,9 @@ def test_a_recipe_that_is_there_is_not_written_over(project: Path, tmp_path: Pat
     assert (project / "recipes/mine.yaml").read_bytes() == before
 
 
+STEMS = [f"{car:03d}_{view:02d}" for car in range(300) for view in range(16)]
 FOUND = Findings(
-    [f"{car:03d}_{view:02d}" for car in range(300) for view in range(16)],
+    STEMS, [f"{stem}.jpg" for stem in STEMS],
     "_mask", [(1280, 1918)] * 4800, [], Counter({0: 80, 1: 20}), 500, [0.5] * 3, [0.2] * 3,
 )  # fmt: skip
 
@@ -313,6 +316,30 @@ def test_groups_are_starts_of_names_where_several_images_have_one() -> None:
         assert alone["split.folds"] == min(5, len(stems))
 
 
+def why_group(stems: list[str], names: list[str]) -> tuple[object, str]:
+    plan = new.plan(dataclasses.replace(FOUND, stems=stems, names=names), CPU)
+    return next((value, why) for key, value, why in plan if key == "split.source.group")
+
+
+def test_groups_are_folders_where_names_show_none() -> None:
+    stems = [f"{number:04}" for number in range(18)]
+    names = [f"patient{number // 3}/{number:04}.png" for number in range(18)]
+    assert why_group(stems, names)[0] == "^(.+)/[^/]+$"
+    assert why_group(stems, [f"images/{stem}.png" for stem in stems])[0] == "none"
+
+
+def test_few_starts_or_folders_are_no_groups_but_are_said() -> None:
+    stems = [f"{number:04}" for number in range(18)]
+    names = [f"{'lr'[number // 9]}/{number:04}.png" for number in range(18)]
+    assert why_group(stems, names) == (
+        "none",
+        "2 folders are few for groups: write ^(.+)/[^/]+$ if those of one belong together",
+    )
+    stems = [f"patient{number // 5}_{number:04}" for number in range(20)]
+    value, why = why_group(stems, [f"{stem}.png" for stem in stems])
+    assert value == "none" and why.startswith("4 starts of names are few for groups: write ^(.+)[")
+
+
 def source(**values: object) -> FolderSource:
     usual = {"name": "folders", "mask_ending": "", "group": "none", "classes": {"a": 0, "b": 1}}
     return FolderSource(**usual | values)  # type: ignore[arg-type]
@@ -333,6 +360,10 @@ def test_names_pair_by_stem_and_by_path_where_stems_repeat(tmp_path: Path) -> No
         ("a", "images.zip!x/a.JPG", "masks.zip!a.png", "a"),
         ("b", "images.zip!b.jpg", "masks.zip!b.png", "b"),
     ]
+    names = ["x/a.jpg", "x/b.jpg", "y/z/c.jpg"]  # with a slash folders are looked at, too
+    archives = write_members(tmp_path, names, ["a.png", "b.png", "c.png"])
+    entries = folders.read_entries(archives, source(group="^(.+)/[^/]+$"))
+    assert [(one.sample_id, one.group) for one in entries] == [("a", "x"), ("b", "x"), ("c", "y/z")]
     archives = write_members(tmp_path, ["x/1.jpg", "y/1.jpg"], ["y/1.png", "x/1.png"])
     entries = folders.read_entries(archives, source())
     assert [(one.sample_id, one.mask) for one in entries] == [

@@ -149,10 +149,12 @@ def _split(reference: str) -> tuple[str, str]:
 def is_litter(member: str) -> bool:
     """Whether a file is what systems leave beside a user's files, and nobody means to pack.
 
-    macOS's `__MACOSX/...` and `._name`, hidden files, Windows' `Thumbs.db` and `desktop.ini`.
+    macOS's `__MACOSX/...` and `._name`, hidden files and all in hidden folders (a notebook's
+    checkpoints, a file manager's trash), Windows' `Thumbs.db` and `desktop.ini`.
     """
-    name = member.rpartition("/")[2]
-    return member.startswith("__MACOSX/") or name.startswith(".") or name in _WINDOWS
+    parts = member.split("/")
+    hidden = any(part.startswith(".") and part not in (".", "..") for part in parts)
+    return hidden or parts[0] == "__MACOSX" or parts[-1] in _WINDOWS
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

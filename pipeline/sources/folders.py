@@ -43,7 +43,7 @@ def read_entries(archives: Archives, settings: FolderSource) -> list[Entry]:
     labels = tuple(Label(name, parsed(str(value))) for name, value in settings.classes.items())
     return [
         Entry(
-            stem, "train", _group(stem, settings.group),
+            stem, "train", _group(stem, images[stem], settings.group),
             f"{IMAGES}{SEPARATOR}{images[stem]}", f"{MASKS}{SEPARATOR}{masks[stem]}",
             labels=labels,
         )
@@ -105,13 +105,15 @@ def _stem(name: str, flat: bool) -> str:
     return "_".join([*parts, path.stem])
 
 
-def _group(stem: str, pattern: str) -> str:
+def _group(stem: str, name: str, pattern: str) -> str:
+    """The group of an image: an expression with a slash looks at its folders, too."""
     if pattern == "none":
         return stem
-    found = re.search(pattern, stem)
+    shown = str(PurePosixPath(name).with_suffix("")) if "/" in pattern else stem
+    found = re.search(pattern, shown)
     if not found or not found[1]:
         raise UserError(
-            f"split.source.group: found the image {stem!r}, in whose name the expression "
+            f"split.source.group: found the image {shown!r}, in whose name the expression "
             f"{pattern!r} finds nothing; expected each image to show its group, or none"
         )
     return found[1]
