@@ -102,6 +102,8 @@ def test_unusual_pictures_are_rgb_too() -> None:
         (Image.fromarray(IMAGE).convert("RGBA"), "PNG"),
         (Image.fromarray(IMAGE).convert("CMYK"), "JPEG"),
         (Image.fromarray(IMAGE), "TIFF"),
+        (Image.fromarray(np.dstack([IMAGE, IMAGE[:, :, 0]])), "TIFF"),
+        (Image.fromarray(np.dstack([IMAGE, IMAGE[:, :, 0]])), "PNG"),
     ]:
         stream = io.BytesIO()
         picture.save(stream, kind)

@@ -26,6 +26,7 @@ from pipeline.support.errors import UserError
 
 JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_SCAN = b"\xff\xda"  # the start of one; a progressive picture has several
 
 
@@ -157,6 +158,9 @@ def _rgb(data: bytes, strict: bool) -> UInt8:
 
 
 def _decode_other(data: bytes, size: Size, name: str) -> UInt8:
+    if data.startswith(_TIFF_STARTS) and (seen := _without_alpha(data)) is not None:
+        _check_size((seen.shape[0], seen.shape[1]), size, name)
+        return seen
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -166,6 +170,17 @@ def _decode_other(data: bytes, size: Size, name: str) -> UInt8:
         raise _undecodable(name, len(data), "OpenCV does not decode it")
     _check_size((image.shape[0], image.shape[1]), size, name)
     return image.astype(np.uint8, copy=False)
+
+
+def _without_alpha(data: bytes) -> UInt8 | None:
+    """A TIFF's colors, where it has transparency that Pillow can tell from them; else None.
+
+    OpenCV makes such pixels darker, in this format alone.
+    """
+    with contextlib.suppress(*_UNREADABLE), Image.open(io.BytesIO(data)) as picture:
+        if picture.mode in ("RGBA", "LA"):
+            return np.asarray(picture.convert("RGB"))
+    return None
 
 
 def decode_mask(
