@@ -58,7 +58,12 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
     key = fingerprint.key("validate", settings.tta, [paths.samples, paths.model(fold)], paths.raw)
     predictions = predictor.predict(rows, Archives(paths.raw))
     shown = tqdm(predictions, total=len(rows), desc="validate", unit="img")
-    kept.write(paths.oof_levels(fold), key, _kept(shown), len(rows))
+    kept.write(
+        paths.oof_levels(fold),
+        key,
+        _kept(shown, (paths.counts(fold), paths.measures(fold))),
+        len(rows),
+    )
     choices = network.description.choices
     judged = judge.judge_fold(paths, fold, rows, threads, settings, choices)
     if masks:
@@ -70,9 +75,15 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
         print(f"it flatters: training has chosen by these images {choices}")
 
 
-def _kept(predictions: Iterable[Prediction]) -> Iterator[kept.Image]:
-    """Compress the levels; a held-out image that cannot be read ends the stage."""
+def _kept(predictions: Iterable[Prediction], counted: Iterable[Path]) -> Iterator[kept.Image]:
+    """Compress the levels; a held-out image that cannot be read ends the stage.
+
+    What was `counted` of the levels before goes with them: a stage that is killed before it has
+    counted these leaves nothing that says it had.
+    """
     for one in predictions:
         if one.error:
             raise UserError(one.error)
         yield one.packed()
+    for path in counted:
+        path.unlink(missing_ok=True)

@@ -104,6 +104,27 @@ def test_a_held_out_image_that_cannot_be_read_ends_the_stage(project: Paths) -> 
     assert not project.counts(1).exists() and not project.oof_levels(1).exists()
 
 
+def test_counts_of_other_levels_do_not_outlive_them(
+    project: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate("none")
+    before = project.counts(1).read_bytes()
+    save(project, 1, spoil=True)
+    with pytest.raises(SystemExit, match="NaN"):
+        validate("none")
+    assert project.counts(1).read_bytes() == before, "of levels that are still there"
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    save(project, 1)
+    monkeypatch.setattr(judge, "judge_fold", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        validate("hflip")
+    assert project.oof_levels(1).exists()
+    assert not project.counts(1).exists() and not project.measures(1).exists()
+
+
 @pytest.mark.parametrize("of", ["group", "sample_id"])
 def test_a_network_that_has_seen_a_held_out_image_is_refused(project: Paths, of: str) -> None:
     """Whatever its fold is called: the table may have been split anew since."""
