@@ -37,7 +37,7 @@ from pipeline.support.arrays import Float64, Size
 from pipeline.support.errors import UserError
 
 ROUNDS = 10  # members added at most: weights are shares of so many
-CHOOSING = 400  # images at most, evenly drawn, on which weights are compared
+CHOOSING = 400  # images at most, drawn, on which weights are compared
 
 Weights = tuple[int, ...]  # one a member
 
@@ -198,6 +198,22 @@ def _key(members: Sequence[Kept], weights: Weights) -> str:
     return hashlib.sha256(json.dumps([keys, weights]).encode()).hexdigest()[:12]
 
 
+def share(rows: dict[int, list[Sample]]) -> float:
+    """How many of the held-out images weights are compared on, of each fold."""
+    return min(1.0, CHOOSING / sum(map(len, rows.values())))
+
+
+def drawn(rows: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """Some of the rows, in their order, the same for the same seed.
+
+    Not each k-th of them: in the order of names, every eighth image of Carvana is of two of its
+    sixteen views alone.
+    """
+    count = math.floor(share * len(rows))
+    some = np.random.default_rng(seed).permutation(len(rows))[: max(1, count)]
+    return [rows[at] for at in sorted(some.tolist())]
+
+
 class _Scores:
     """The Dice at each level of blended held-out images, computed once for each weights."""
 
@@ -205,8 +221,7 @@ class _Scores:
         self, paths: Paths, rows: dict[int, list[Sample]], levels: dict[int, list[Kept]], size: Size
     ) -> None:
         self._archives, self._size = Archives(paths.raw), size
-        step = max(1, math.ceil(sum(map(len, rows.values())) / CHOOSING))
-        self._rows = [row for some in rows.values() for row in some[::step]]  # of each fold some
+        self._rows = [row for fold in rows for row in drawn(rows[fold], share(rows), fold)]
         self.folds = np.array([row.fold for row in self._rows])
         self._levels = levels
         self._known: dict[Weights, Float64] = {}

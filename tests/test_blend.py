@@ -68,6 +68,27 @@ def test_maps_of_other_sizes_are_brought_to_one() -> None:
     assert classes.shape == (2, 4, 6)
 
 
+def test_weights_are_compared_on_images_of_all_views() -> None:
+    """Each eighth of sixteen views a car would be of two views alone."""
+    cars = [f"car{number:03}" for number in range(64)]
+    rows = {
+        fold: [
+            Sample(f"{car}_{view:02}", "train", car, "", "", fold, 1, 1, 0.5)
+            for car in cars
+            for view in range(16)
+        ]
+        for fold in (0, 1, 2)
+    }
+    share = blend.share(rows)
+    some = {fold: blend.drawn(rows[fold], share, fold) for fold in rows}
+    assert blend.CHOOSING - 3 <= sum(map(len, some.values())) <= blend.CHOOSING
+    for fold, found in some.items():
+        assert found == sorted(found, key=rows[fold].index) == blend.drawn(rows[fold], share, fold)
+        assert len({row.sample_id[-2:] for row in found}) == 16
+    few = {0: rows[0][:7]}
+    assert blend.drawn(few[0], blend.share(few), 0) == few[0]
+
+
 class Given:
     """Dice that depends on the weights alone, by fold."""
 

@@ -181,6 +181,16 @@ def test_a_photo_on_its_side_is_turned(project: Path, run: Run) -> None:
     assert written("turned")[1].shape == (51, 77)
 
 
+def test_folds_of_two_settings_are_not_averaged(project: Path, run: Run) -> None:
+    path = Path("runs/tiny/fold1/model.pt")
+    other = model.load(path)
+    other.description = dataclasses.replace(other.description, mean=(0.1, 0.2, 0.3))
+    model.save(path, other, other.state_dict())
+    done = run("photos")
+    assert done.returncode == 1
+    assert "fold1/model.pt: its mean is (0.1, 0.2, 0.3), that of runs/tiny/fold0" in done.stderr
+
+
 def test_what_cannot_be_read_is_named_and_the_others_are_done(project: Path, run: Run) -> None:
     whole = Path(f"photos/{NAMES[1]}.jpg").read_bytes()
     Path("photos/cut.jpg").write_bytes(whole[:-3000])

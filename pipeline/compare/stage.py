@@ -10,6 +10,7 @@ difference of their means is known far better than either.
 """
 
 import dataclasses
+import functools
 import subprocess
 import sys
 import tempfile
@@ -184,6 +185,10 @@ class Match:
     b: Side
     pairs: Sequence[tuple[Sample, Sample]]
 
+    @functools.cached_property
+    def _archives(self) -> Archives:
+        return Archives(self.a.paths.raw)  # once: it reads the list of all members
+
     def only(self, sample_ids: Collection[str]) -> "Match":
         """The match on some of its images."""
         some = [pair for pair in self.pairs if pair[0].sample_id in sample_ids]
@@ -203,7 +208,7 @@ class Match:
 
     def masks(self, row: Sample, one: Image, other: Image) -> Masks:
         """The masks of one image."""
-        truth = read_mask(Archives(self.a.paths.raw), row) > 0
+        truth = read_mask(self._archives, row) > 0
         first = self.a.decision.mask(one.levels(), row.size)
         return Masks(first, self.b.decision.mask(other.levels(), row.size), truth)
 

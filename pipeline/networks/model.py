@@ -323,21 +323,23 @@ def load(path: Path) -> Segmenter:
 
 
 def load_alike(paths: Iterable[Path]) -> dict[str, Segmenter]:
-    """Load networks that take the same input, by the paths of their files.
+    """Load the networks of one recipe's folds, by the paths of their files.
 
     Raises:
-        UserError: as `load`, or two of them take different sizes.
+        UserError: as `load`, or one was trained before the recipe changed: they differ in more
+            than what they have seen.
     """
     models = {str(path): load(path) for path in paths}
     (first, model), *_ = models.items()
-    expected = model.description
+    expected = dataclasses.asdict(model.description)
     for path, other in models.items():
-        found = other.description
-        if (found.size, found.resize) != (expected.size, expected.resize):
-            raise UserError(
-                f"{path}: takes {found.size} ({found.resize}), {first} takes {expected.size} "
-                f"({expected.resize}), expected the same; train the folds again"
-            )
+        found = dataclasses.asdict(other.description)
+        for key in expected.keys() - {"fold", "choices", "seen"}:
+            if found[key] != expected[key]:
+                raise UserError(
+                    f"{path}: its {key} is {found[key]}, that of {first} {expected[key]}, expected "
+                    f"the same; train the fold again whose settings are old"
+                )
     return models
 
 
