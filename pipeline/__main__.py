@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     for stage in (train, validate):
         one = _add(verbs, stage)
         one.add_argument("--fold", type=int, required=True, help="the fold to hold out")
-    one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5 (img,rle_mask)")
+    one.add_argument("--masks", type=Path, metavar="FILE", help="also write the masks at 0.5")
     for stage in (predict, blend, tune, report):
         if stage is report:
             _add(verbs, encode)  # here, so that --help lists stages as they run
@@ -340,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, metavar="FILE", help="the page, if not beside the report")
     one = _add(verbs, new, "none")
     one.add_argument(
-        "recipe", type=_recipe_name, help="name of the recipe to write: cells makes recipes/cells.yaml"
+        "recipe", type=_recipe_name, help="name of the recipe to write: cells is recipes/cells.yaml"
     )
     one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or a .zip")
     one.add_argument("--masks", type=Path, required=True, help="their masks, of the same names")

@@ -16,8 +16,9 @@ class Augmentation:
         """Take the ranges, symmetric about "no change" where they are single numbers.
 
         `hflip` and `vflip` are the probabilities of a left-right and of an upside-down flip.
-        `affine` is the probability that shift (share of the side), scale (about 1) and rotation
-        (degrees) are drawn, each uniformly. `color` is the probability that lighten (added; share
+        `affine` is the probability that shift (share of the side), scale (about 1; with
+        `keep_aspect` one for both sides, else one for each) and rotation (degrees) are drawn, each
+        uniformly. `color` is the probability that lighten (added; share
         of white), and that brightness, contrast, saturation (factors about 1, or from one number
         to another) and hue (share of the color circle) are drawn, each uniformly. What leaves
         0..255 is clipped. With `color_like: tensorflow` the colors change as `like_tensorflow`
@@ -49,6 +50,7 @@ class Augmentation:
                 A.Affine(
                     translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
                     scale=(1 - scale, 1 + scale),
+                    keep_ratio=ranges.keep_aspect,
                     rotate=(-rotate, rotate),
                     interpolation=cv2.INTER_LINEAR,
                     mask_interpolation=cv2.INTER_LINEAR,  # the target is soft

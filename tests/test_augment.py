@@ -10,7 +10,7 @@ from pipeline.recipe.schema import Augment
 MASK = tiny_mask(3) * np.uint8(255)
 IMAGE = tiny_image(tiny_mask(3), 3)
 NOTHING = dict(
-    hflip=0, vflip=0, affine=0, shift=0, scale=0, rotate=0,
+    hflip=0, vflip=0, affine=0, shift=0, scale=0, keep_aspect=False, rotate=0,
     border="mirror", color=0, color_like="torchvision", lighten=0, brightness=0, contrast=0,
     saturation=0, hue=0, triple=False,
 )  # fmt: skip
@@ -44,6 +44,21 @@ def test_an_affine_change_moves_the_target_with_the_image() -> None:
         image, target = change(IMAGE, MASK, seed)
         red = image[:, :, 0].astype(int) - image[:, :, 1] > 80
         assert (red == (target > 127)).mean() > 0.97
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_sides_are_scaled_alike_or_apart(kept: bool) -> None:
+    square = np.zeros((200, 200), np.uint8)
+    square[60:140, 60:140] = 255
+    change = augmentation(affine=1, scale=0.3, keep_aspect=kept)
+    ratios, sizes = [], []
+    for seed in range(20):
+        inside = change(np.zeros((200, 200, 3), np.uint8), square, seed)[1] > 127
+        height, width = (int(inside.any(axis=axis).sum()) for axis in (1, 0))
+        ratios.append(height / width)
+        sizes.append(height)
+    assert max(sizes) - min(sizes) > 20, "it is scaled at all"
+    assert (max(ratios) < 1.04 and min(ratios) > 0.96) is kept
 
 
 def test_a_warped_target_stays_soft() -> None:

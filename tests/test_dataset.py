@@ -37,7 +37,8 @@ def rows(rows: list[Sample]) -> list[Sample]:
 
 def training_set(rows: list[Sample], archives: Archives) -> TrainingSet:
     ranges = Augment(
-        hflip=0.5, vflip=0, affine=1, shift=0.1, scale=0.1, rotate=5, border="mirror",
+        hflip=0.5, vflip=0, affine=1, shift=0.1, scale=0.1, keep_aspect=False, rotate=5,
+        border="mirror",
         color=0.5, color_like="torchvision", lighten=0, brightness=0.2, contrast=0.2,
         saturation=0.2, hue=0.1, triple=False,
     )  # fmt: skip
@@ -55,7 +56,8 @@ def test_rows_are_found_among_more_images(rows, archives) -> None:
     """Those held out lie in the cache too, and are not what is drawn."""
     decoder = Decoder(rows, archives, SIZE, "area")
     still = Augment(
-        hflip=0, vflip=0, affine=0, shift=0.1, scale=0.1, rotate=5, border="mirror", color=0,
+        hflip=0, vflip=0, affine=0, shift=0.1, scale=0.1, keep_aspect=False, rotate=5,
+        border="mirror", color=0,
         color_like="torchvision", lighten=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
         triple=False,
     )  # fmt: skip

@@ -87,6 +87,7 @@ def test_a_tiny_version_of_every_recipe_runs(
     table = samples.read(tmp_path / "data/tiny/samples.csv")
     assert metrics["images"] == len(samples.held_out(table, 0)) > 0
     assert 0 <= metrics["dice"] <= 1
+    assert metrics["whole_groups"] is (recipe["split"]["by"] in ("group", "group-once"))
     if recipe["split"]["validation"] != "none":
         assert samples.validation(table, 0) and not metrics["flatters"], "chosen by others"
         those = json.loads((tmp_path / "runs/tiny/fold0/metrics.json").read_text())

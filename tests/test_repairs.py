@@ -130,7 +130,7 @@ def test_the_dice_told_is_the_score_of_the_masks_as_text(tmp_path: Path) -> None
     """DESIGN: what is tuned is exactly what is submitted, the repairs included."""
     paths = write(tmp_path, speckled=True)
     for tuned in (run(paths, **AUTO), run(paths), run(paths, fill_holes=40, close=2)):
-        tune.write(paths, tuned)
+        tune.write(paths, tuned, True)
         decision = Decision.read(paths.metrics)
         scores = []
         for fold in range(FOLDS):

@@ -172,7 +172,7 @@ def write_out_of_fold(
     settings = Tune(threshold="auto", clean_up=CleanUp(**off), bootstrap=100, seed=0)
     found = out_of_fold.read(paths, range(FOLDS))
     level = tune.choose_level(found, settings)
-    tune.write(paths, tune.score_masks(found, settings, level))
+    tune.write(paths, tune.score_masks(found, settings, level), True)
 
 
 def write_submission(folder: Path) -> None:
@@ -567,13 +567,15 @@ def test_nothing_found_is_no_finding(finished: Path, tmp_path: Path) -> None:
     (folder / "submission/masks.csv").write_text(f"img,area,disagreement,error\n{notes}")
     metrics = json.loads((folder / "eval/metrics.json").read_text())
     none = {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0, "flatters": True}
-    none["chosen_on_held_out"] = "the epoch"
+    none |= {"chosen_on_held_out": "the epoch", "whole_groups": False}
     (folder / "eval/metrics.json").write_text(json.dumps(metrics | none))
     run_stage(folder)
     text = (folder / "eval/report.html").read_text()
     assert "None of 4 masks is unusual" in text and "<dd>nothing</dd>" in text
     assert text.count("<dd>no difference</dd>") == 1
     assert "This score flatters" in text and "the epoch" in text
+    assert "over single images" in text and "Images, not whole groups, were held out" in text
+    assert "over cars or other groups" in (finished / "eval/report.html").read_text()
     for wrong in ("deserve", "Unusual masks", "0.000000", "Where it fails", "To look at</h"):
         assert wrong not in text
     assert (folder / "eval/sanity.csv").read_text().count("\n") == 1

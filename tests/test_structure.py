@@ -165,7 +165,7 @@ def test_an_ensemble_runs_through_the_same_stages(stage: str, of: str) -> None:
     assert mine["matrix"] == {"recipe": "${blends}"}
     others = mine.keys() - {"matrix", "params"}
     assert {key: mine[key] for key in others} == {key: theirs[key] for key in others}
-    inherited = {"download", "split", "split.folds", "train"}
+    inherited = {"download", "split", "split.by", "split.folds", "train"}
     own = {"blend"} if "recipe.blend" in text_of(of) else set()
     assert keys_declared(stage) == keys_declared(of) - inherited | own
     assert ("folds" in mine["params"]) == ("folds" in theirs["params"])

@@ -200,7 +200,7 @@ def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
     result = tuned(rows(), counted(*maps(24, best=0.5))).result
     paths = Paths.of("tiny", {"evaluation": tmp_path})
     found = tune.Tuned(result, "", images, curve, ["dice_at_half"], "")
-    tune.write(paths, found)
+    tune.write(paths, found, True)
     columns = "images,dice,dice_at_half,worst,worst_image"
     assert (tmp_path / "groups.csv").read_text().splitlines() == [
         f"group,{columns}",
@@ -212,5 +212,5 @@ def test_tables_hold_means_and_worsts(tmp_path: Path) -> None:
     )
     assert (tmp_path / "folds.csv").read_text().splitlines()[1].startswith("0,1,0.7")
     assert json.loads(paths.metrics.read_text())["level"] == result.level
-    tune.write(paths, found._replace(images=images.assign(view="")))
+    tune.write(paths, found._replace(images=images.assign(view="")), True)
     assert (tmp_path / "views.csv").read_text() == f"view,{columns}\n"

@@ -126,7 +126,8 @@ class FolderSource(Section):
 
     name: Literal["folders"]
     mask_ending: Annotated[str, Field(pattern=r"^[^/]*$")]  # of a mask's name after its image's
-    # The part of an image's name that its group is called by; none: each is its own.
+    # The part of an image's name that its group is called by, with a slash in the expression of
+    # its path in the archive; none: each is its own.
     group: Annotated[str, AfterValidator(_one_group)]
     # Each class's name and its pixels' value in mask files; the first is the background.
     classes: dict[Annotated[str, Field(pattern=r"^[^\s=,]+$")], Grey | Color]
@@ -216,6 +217,10 @@ class NameOrder(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the images
     validation: ForValidation  # the last of the others
 
+
+# The ways that hold out whole groups. After the others each image is a group of its own, so that
+# nothing says any more which images belong together.
+OF_WHOLE_GROUPS = ("group", "group-once")
 
 Split = Annotated[
     ByGroup | ByGroupOnce | ByImage | FirstImages | NameOrder, Field(discriminator="by")
@@ -467,11 +472,12 @@ class Augment(Section):
 
     hflip: Share  # left and right exchanged
     vflip: Share  # top and bottom exchanged
-    affine: Share  # probability that the three below are drawn
+    affine: Share  # probability that shift, scale and rotation are drawn
     shift: Share  # of the image's side
     scale: Part
+    keep_aspect: bool  # height and width are scaled alike
     rotate: Annotated[float, Field(ge=0, le=180)]  # degrees
-    border: Literal["mirror", "black"]  # what the three uncover
+    border: Literal["mirror", "black"]  # what they uncover
     color: Share  # probability that those below are drawn
     # `torchvision`: in random order, contrast about one grey mean, clipped to bytes between steps.
     # `tensorflow`: in the order below, contrast about each channel's mean, saturation in HSV,

@@ -27,7 +27,7 @@ from pipeline.metrics.dice import (
     resample_groups,
 )
 from pipeline.paths import Paths
-from pipeline.recipe.schema import Recipe, Tune
+from pipeline.recipe.schema import OF_WHOLE_GROUPS, Recipe, Tune
 from pipeline.support import files
 from pipeline.support.arrays import Float64
 from pipeline.tune import repairs
@@ -130,16 +130,23 @@ def run(recipe: Recipe, paths: Paths, folds: Sequence[int]) -> None:
         tuned = score_masks(found, recipe.tune, level, repaired)
     else:
         tuned = score_classes(found, recipe.tune)
-    write(paths, tuned)
+    by = recipe.split.by
+    write(paths, tuned, by in OF_WHOLE_GROUPS)
     print(tuned.line)
+    if by not in OF_WHOLE_GROUPS:
+        print(
+            f"images, not whole groups, are held out (split.by: {by}): where a group has several, "
+            f"these scores flatter and their intervals are too narrow"
+        )
     if tuned.choices:
         print(f"these scores flatter: training has chosen by the same images {tuned.choices}")
 
 
-def write(paths: Paths, tuned: Tuned) -> None:
+def write(paths: Paths, tuned: Tuned, whole_groups: bool) -> None:
     """Write the result as `metrics.json`, and its tables.
 
-    `flatters` stands beside the scores: whether training has chosen by the images scored.
+    Beside the scores stand `flatters`, whether training has chosen by the images scored, and
+    whether whole groups were held out.
     """
     _write_table(paths.evaluation / "thresholds.csv", tuned.curve)
     _write_table(paths.evaluation / "images.csv", tuned.images)
@@ -147,6 +154,7 @@ def write(paths: Paths, tuned: Tuned) -> None:
         by_name = breakdown.table(name, tuned.images, tuned.beside)
         _write_table(paths.evaluation / f"{name}s.csv", by_name)
     honesty = {"flatters": bool(tuned.choices), "chosen_on_held_out": tuned.choices}
+    honesty |= {"whole_groups": whole_groups}
     values = json.dumps(dataclasses.asdict(tuned.result) | honesty, indent=2)
     files.write_text(paths.metrics, values + "\n")
 
