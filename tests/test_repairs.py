@@ -122,6 +122,11 @@ def test_what_gains_everywhere_is_accepted_and_scored(tmp_path: Path) -> None:
     gain = result.repairs["drop_specks"]
     assert 0 < gain.honest_low <= gain.honest_gain <= gain.honest_high
     assert result.dice == pytest.approx(plain.result.dice + gain.gain, abs=1e-12)
+    assert result.gain == pytest.approx(result.threshold_gain + gain.gain, abs=1e-12)
+    for name in ("threshold_gain", "threshold_gain_low", "threshold_gain_high"):
+        assert getattr(result, name) == getattr(plain.result, name), "of the threshold alone"
+    at_level = plain.curve["dice"][result.level]
+    assert at_level == pytest.approx(result.dice_at_half + result.threshold_gain, abs=1e-12)
     assert "clean-up drop_specks" in found.line and "is made" in found.line
     assert plain.result.repairs == {} and plain.result.clean_up == CleanUp()
 

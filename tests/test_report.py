@@ -581,6 +581,23 @@ def test_nothing_found_is_no_finding(finished: Path, tmp_path: Path) -> None:
     assert (folder / "eval/sanity.csv").read_text().count("\n") == 1
 
 
+def test_what_repairs_gain_is_no_praise_of_the_threshold(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    metrics = json.loads((folder / "eval/metrics.json").read_text())
+    repair = {"gain": 0.01, "honest_gain": 0.01, "honest_low": 0.005, "honest_high": 0.02}
+    metrics |= {"level": 100, "threshold": 100 / 256, "dice": metrics["dice_at_half"] + 0.01}
+    metrics |= {"gain": 0.01, "gain_low": 0.005, "gain_high": 0.02}
+    metrics |= {f"threshold_gain{end}": 0.0 for end in ("", "_low", "_high")}
+    metrics["repairs"] = {"drop_specks": repair | {"size": 9, "accepted": True}}
+    (folder / "eval/metrics.json").write_text(json.dumps(metrics))
+    run_stage(folder)
+    text = (folder / "eval/report.html").read_text()
+    assert "these images do not show that the threshold beats 0.5" in text
+    assert f"before repairs; {metrics['dice_at_half']:.5f} at {100 / 256:.4f}" in text
+    assert "<dt>Against 0.5, with repairs</dt>" in text
+
+
 def test_the_theme_is_the_system_s_until_one_is_chosen(browser: Browser, finished: Path) -> None:
     opened = Opened(browser, finished / "eval/report.html", 800, "dark")
     paper = "getComputedStyle(document.body).backgroundColor"

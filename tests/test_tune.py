@@ -84,6 +84,9 @@ def test_an_interval_covers_the_best_threshold_of_cars_that_differ() -> None:
     assert 0 < result.gain_low < result.gain < result.gain_high
     fixed = tuned(table, counts, 0.5).result
     assert (fixed.level, fixed.gain, fixed.gain_low, fixed.gain_high) == (128, 0, 0, 0)
+    for one in (result, fixed):
+        assert one.threshold_gain == one.gain, "without repairs"
+        assert (one.threshold_gain_low, one.threshold_gain_high) == (one.gain_low, one.gain_high)
     assert (fixed.threshold_low, fixed.threshold_high) == (
         result.threshold_low, result.threshold_high,
     ), "where the best one lies does not depend on the one that is used"  # fmt: skip

@@ -29,6 +29,7 @@ _PERFECT = 1e-5  # added to 1 - Dice, so that a Dice of 1 has a place on an axis
 _TICKS = (0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.998, 0.999, 0.9995, 1)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a group may be called cost_$5_$6
     "font.size": 11.0,
     "text.color": _INK,
     "axes.edgecolor": _INK,

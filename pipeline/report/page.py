@@ -104,6 +104,8 @@ def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, s
             ("Worst image", f"{metrics['worst']:.5f}", "mean Dice of its classes"),
         ]  # fmt: skip
     else:
+        made = any(one["accepted"] for one in metrics["repairs"].values())
+        repaired = ", with repairs" if made else ""
         precision, recall = (float(one.mean()) for one in results.precision_and_recall())
         honest = metrics["honest_gain"]
         chosen = "needs two folds to be checked" if honest is None else (
@@ -112,7 +114,8 @@ def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, s
         tiles = [
             ("Threshold", f"{metrics['threshold']:.4f}",
              f"the best lies from {between('threshold', '{:.3f}'.format)}"),
-            ("Against 0.5", _difference(metrics["gain"], metrics["gain_low"], metrics["gain_high"]),
+            ("Against 0.5" + repaired,
+             _difference(metrics["gain"], metrics["gain_low"], metrics["gain_high"]),
              f"{between('gain', _signed)}; {chosen}"),
             ("Clean-up", *_clean_up(metrics["repairs"])),
             ("Worst image", f"{metrics['worst']:.5f}",
@@ -120,8 +123,8 @@ def _tiles(results: Results, submission: Submission | None) -> list[tuple[str, s
             ("Precision", f"{precision:.5f}", "of what is predicted, the share that is true"),
             ("Recall", f"{recall:.5f}", "of what is true, the share that is predicted"),
             ("Boundary", f"{np.median(_distances(results)):.2f} pixels",
-             f"from the true one, at 0.5, in the median image; accuracy {metrics['accuracy']:.5f}, "
-             f"IoU {metrics['iou']:.5f}"),
+             "from the true one, in the median image, at 0.5; at the threshold accuracy "
+             f"{metrics['accuracy']:.5f}, IoU {metrics['iou']:.5f}"),
         ]  # fmt: skip
         tiles.append(_submitted_tile(submission))
     return tiles

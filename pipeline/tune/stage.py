@@ -41,13 +41,13 @@ class Result:
     `threshold` is `level`/256; the best one lies from `threshold_low` to `threshold_high`, without
     a clean-up. `clean_up` are the repairs that masks get after the threshold, `repairs` what each
     that was tried would bring. `dice` is the mean over images of the masks that would be
-    submitted, `gain` that minus the Dice at 0.5 without repairs. Low and high are 95 % intervals
-    from resampling groups; a gain whose interval holds 0 is no reason to leave 0.5. The
-    threshold is chosen on the images it is scored on, so `gain` flatters: `honest_gain`, of the
-    threshold alone, chooses it for each fold on the other folds (None with one fold). `worst` is
-    the lowest Dice of an image. `accuracy` (share of pixels that are right) and `iou` (of the
-    foreground) are means over images; `dice_flattened` pools all pixels, see
-    `pipeline.metrics.dice.flattened_dice`.
+    submitted, `gain` that minus the Dice at 0.5 without repairs, `threshold_gain` what the
+    threshold alone adds. Low and high are 95 % intervals from resampling groups; a threshold whose
+    gain's interval holds 0 is no reason to leave 0.5. It is chosen on the images it is scored on,
+    so these gains flatter: `honest_gain`, of the threshold alone, chooses it for each fold on the
+    other folds (None with one fold). `worst` is the lowest Dice of an image. `accuracy` (share of
+    pixels that are right) and `iou` (of the foreground) are means over images; `dice_flattened`
+    pools all pixels, see `pipeline.metrics.dice.flattened_dice`.
     """
 
     threshold: float
@@ -63,6 +63,9 @@ class Result:
     gain: float
     gain_low: float
     gain_high: float
+    threshold_gain: float
+    threshold_gain_low: float
+    threshold_gain_high: float
     honest_gain: float | None
     worst: float
     images: int
@@ -180,13 +183,13 @@ def score_masks(
     pixels = classes.at_level(counts, level) if repaired.counts is None else repaired.counts
     at_level = classes.scores(pixels)
     dice = at_level.dice[:, 1]
-    gain = dice - scores[:, HALF]
+    gain, alone = dice - scores[:, HALF], scores[:, level] - scores[:, HALF]
     # Together with the thresholds, so that all are of the same draws.
-    drawn = resample_groups(
-        np.column_stack([scores, dice, gain]), found.groups, settings.bootstrap, settings.seed
-    )
+    values = np.column_stack([scores, dice, gain, alone])
+    drawn = resample_groups(values, found.groups, settings.bootstrap, settings.seed)
     dice_low, dice_high = interval(drawn[:, LEVELS])
     gain_low, gain_high = interval(drawn[:, LEVELS + 1])
+    alone_low, alone_high = interval(drawn[:, LEVELS + 2])
     # Sums of drawn groups round differently at levels that are equal: that is no best level.
     low, high = interval(np.array([best_threshold(curve) for curve in drawn[:, :LEVELS].round(12)]))
     result = Result(
@@ -203,6 +206,9 @@ def score_masks(
         gain=float(gain.mean()),
         gain_low=gain_low,
         gain_high=gain_high,
+        threshold_gain=float(alone.mean()),
+        threshold_gain_low=alone_low,
+        threshold_gain_high=alone_high,
         honest_gain=honest_gain(scores, folds),
         worst=float(dice.min()),
         images=len(scores),

@@ -179,13 +179,17 @@
     open(byId(link.getAttribute("href").slice(1)));
     event.preventDefault();
   });
+  const isBeside = ({clientX, clientY}) => {  // its own padding is no way out
+    const box = dialog.getBoundingClientRect();
+    return clientX < box.left || clientX > box.right || clientY < box.top || clientY > box.bottom;
+  };
   byId("close").addEventListener("click", () => dialog.close());
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   dialog.addEventListener("click", (event) => {
     const button = event.target.closest("[data-mode-button]");
     if (button) setMode(button.dataset.modeButton);
-    else if (event.target === dialog) dialog.close();
+    else if (event.target === dialog && isBeside(event)) dialog.close();
   });
   dialog.addEventListener("close", () => current?.querySelector(".open").focus());
   dialog.addEventListener("keydown", (event) => {
