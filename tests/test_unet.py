@@ -122,6 +122,18 @@ def test_transposed_convolutions_double(kernel: int) -> None:
         assert network.up[0](torch.zeros(1, 8, 5, 7)).shape == (1, 4, 10, 14)
 
 
+def test_a_kernel_of_three_lies_as_in_keras() -> None:
+    """TensorFlow's SAME convolution of stride 2 pads 0 before and 1 after; this is its gradient."""
+    up = UNet(**SMALL | {"up_kernel": 3}).up[0]
+    x = torch.rand(1, 8, 5, 7)
+    large = torch.zeros(1, 4, 10, 14, requires_grad=True)
+    down = nn.functional.conv2d(nn.functional.pad(large, (0, 1, 0, 1)), up.weight, stride=2)
+    (expected,) = torch.autograd.grad(down, large, x)
+    with torch.inference_mode():
+        found = up(x) - up.bias[:, None, None]
+    torch.testing.assert_close(found, expected)
+
+
 def test_unet1024_takes_any_size_from_64_on() -> None:
     network = UNet1024(classes=1).eval()
     with torch.inference_mode():

@@ -78,7 +78,7 @@ class UNet(nn.Module):
                 block.append(nn.Dropout(dropout))  # type: ignore[operator]
         rising = list(pairwise(widths[::-1]))
         if up == "transposed":
-            self.up = nn.ModuleList(_doubling(*c, up_kernel) for c in rising)
+            self.up = nn.ModuleList(_Doubling(*c, up_kernel) for c in rising)
             self.merge = nn.ModuleList(level(*c) for c in rising)
         else:
             # To the corners, as torch 0.2 did it, for which EKami's code was written.
@@ -223,12 +223,19 @@ def _normalized(inputs: int, outputs: int) -> nn.Sequential:
     return _convolution(inputs, outputs, True, 1, bias=False, epsilon=1e-4)
 
 
-def _doubling(inputs: int, outputs: int, kernel: Literal[2, 3]) -> nn.ConvTranspose2d:
-    """A transposed convolution that exactly doubles height and width."""
-    extra = kernel - 2
-    return nn.ConvTranspose2d(
-        inputs, outputs, kernel, stride=2, padding=extra, output_padding=extra
-    )
+class _Doubling(nn.ConvTranspose2d):
+    """A transposed convolution that exactly doubles height and width.
+
+    Of what a kernel of 3 adds, the last row and column go, as in Keras with padding `same`; torch's
+    own `padding` would take the first ones.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: Literal[2, 3]) -> None:
+        super().__init__(inputs, outputs, kernel, stride=2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, 2 H, 2 W) of x (B, C', H, W)."""
+        return super().forward(x, output_size)[:, :, : 2 * x.shape[2], : 2 * x.shape[3]]
 
 
 def _centre(x: Tensor, like: Tensor) -> Tensor:
