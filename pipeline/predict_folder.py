@@ -11,6 +11,7 @@ much larger than what the network sees can go through it in overlapping tiles.
 
 import csv
 import dataclasses
+import io
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -73,7 +74,8 @@ def read_photo(path: Path) -> Photo:
         # Pillow warns of more than 89 megapixels, which phones have, and refuses twice as many.
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(path) as picture,
+            # Not by its path: Pillow maps files into memory, and then turns some TIFFs wrongly.
+            Image.open(io.BytesIO(path.read_bytes())) as picture,
         ):
             ImageOps.exif_transpose(picture, in_place=True)
             return Photo(_rgb(picture), _profile(picture))

@@ -39,6 +39,17 @@ def test_what_the_camera_says_about_up_is_done(
     np.testing.assert_array_equal(predict_folder.read_photo(tmp_path / f"a.{ending}").pixels, IMAGE)
 
 
+@pytest.mark.parametrize("orientation", [6, 8])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
+def test_a_tiff_of_any_mode_is_turned(tmp_path: Path, orientation: int, mode: str) -> None:
+    upright = Image.fromarray(IMAGE).convert(mode)
+    laid = np.ascontiguousarray(LAID[orientation](np.asarray(upright)))
+    picture = Image.fromarray(laid, mode) if mode == "CMYK" else Image.fromarray(laid)
+    picture.save(tmp_path / "a.tif", tiffinfo={0x0112: orientation})
+    found = predict_folder.read_photo(tmp_path / "a.tif").pixels
+    np.testing.assert_array_equal(found, np.asarray(upright.convert("RGB")))
+
+
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
     high = (GREY >> 8).astype(np.uint8)
     for name in ("grey.png", "grey.tif", "grey.pgm"):
