@@ -27,6 +27,7 @@ from pipeline.networks import model
 from pipeline.recipe import read
 from pipeline.recipe.schema import Recipe, Train
 from pipeline.support import hardware
+from pipeline.support.errors import UserError
 from pipeline.support.interrupt import Stop
 from pipeline.support.progress import TensorBoard
 from pipeline.train import stage
@@ -47,6 +48,8 @@ def measure(
         data: folder with `raw/` and `samples.csv`.
     """
     recipe = read.load(path)
+    if recipe.train.classes > 1:
+        raise UserError(f"{path}: found {recipe.train.classes} classes, expected one: give another")
     torch.manual_seed(0)
     hardware.reuse_freed_memory()  # as `train` does
     runtime = recipe.runtime
@@ -70,12 +73,11 @@ def measure(
 
 def flops_of_a_step(settings: Train) -> float:
     """Multiplications and additions of one image, forward and backward, in matrix products."""
-    network = model.for_training(settings, 0, "none")
-    side = 64  # all of it is convolution: in proportion to the pixels
+    network = model.for_training(settings, 0, "none").to("meta")
+    images = torch.empty(2, *settings.size, 3, dtype=torch.uint8, device="meta")
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(2, side, side, 3, dtype=torch.uint8)).sum().backward()
-    height, width = settings.size
-    return counter.get_total_flops() / 2 * height * width / side**2
+        network(images).sum().backward()
+    return counter.get_total_flops() / 2
 
 
 def timed(step: Callable[[], int], seconds: float, device: torch.device) -> float:
@@ -205,6 +207,7 @@ def plain_loop(
         shuffle=True,
         drop_last=True,
         num_workers=workers,
+        persistent_workers=workers > 0,  # or a few cars' short epochs start them again and again
         pin_memory=device.type == "cuda",
     )
     segmenter = model.for_training(settings, 0, "none")

@@ -32,6 +32,7 @@ from pipeline.masks import regions, rle
 from pipeline.metrics import dice
 from pipeline.paths import Paths, recipe_file
 from pipeline.recipe import read
+from pipeline.recipe.schema import CleanUp
 from pipeline.report import sanity
 from pipeline.report.sanity import Note
 from pipeline.tune import stage as tune
@@ -149,6 +150,8 @@ def time_tune(cars: int = 318, views: int = 16, folds: int = 5) -> None:
         for view in range(1, views + 1)
     ]
     recipe = read.load(recipe_file("carvana"))
+    off = CleanUp(keep_largest=False, drop_specks="none", close="none", fill_holes="none")
+    recipe = recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"clean_up": off})})
     with tempfile.TemporaryDirectory() as name:
         places = {place: Path(name, place) for place in ("samples", "oof", "evaluation")}
         paths = Paths.of("carvana", places)
