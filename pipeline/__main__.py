@@ -204,6 +204,15 @@ def _place(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def _side(text: str) -> int:
+    """A picture's height or width in pixels."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected a whole number from 1 to 100000"
+        )
+    return int(text)
+
+
 def _recipe_name(text: str) -> str:
     """A recipe's name; the path of its file does as well."""
     path = Path(text)
@@ -296,7 +305,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("submission", type=Path, help=".csv, .csv.gz or .zip: img,rle_mask")
     one.add_argument("masks", type=Path, help="folder, .zip, .csv or .csv.gz of true masks")
     one.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of a table's masks, pixels"
+        "--size",
+        type=_side,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of a table's masks, pixels",
     )
     one.add_argument("--partial", action="store_true", help="ignore masks that have no row")
     one.add_argument("--out", type=Path, metavar="FILE", help="also write each image's Dice (.csv)")

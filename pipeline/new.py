@@ -58,8 +58,7 @@ class Place:
             UserError: it is not there, no zip, or holds no picture.
         """
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file())
-            names = [file.relative_to(path).as_posix() for file in found]
+            names = [file.relative_to(path).as_posix() for file in files.walk(path)]
             archives = Archives(path)
         elif path.suffix == ".zip" and path.is_file():
             if problem := integrity.flaw(path, path.name, integrity.Expected()):
@@ -76,8 +75,16 @@ class Place:
 
     def read(self, name: str) -> bytes:
         """A picture's bytes."""
-        at = name if self.path.is_dir() else f"{self.path.name}{SEPARATOR}{name}"
-        return self.archives.read(at)
+        if not self.path.is_dir():
+            return self.archives.read(f"{self.path.name}{SEPARATOR}{name}")
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path / name}: {error.strerror}; put that right") from None
+
+    def shown(self, name: str) -> str:
+        """Which picture, for an error: images and masks may have the same names."""
+        return f"{self.path}{'/' if self.path.is_dir() else SEPARATOR}{name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +166,7 @@ def look(images: Path, masks: Path) -> Findings:
 
 def _size_and_digest(place: Place, name: str) -> tuple[Size, bytes]:
     data = place.read(name)
-    return pictures_of.read_size(data, name), hashlib.sha256(data).digest()
+    return pictures_of.read_size(data, place.shown(name)), hashlib.sha256(data).digest()
 
 
 def _copies(names: Sequence[str], digests: Sequence[bytes]) -> list[str]:
@@ -185,7 +192,7 @@ def _copies(names: Sequence[str], digests: Sequence[bytes]) -> list[str]:
 
 def _other_size(place: Place, name: str, size: Size) -> str:
     """What is wrong with a mask whose image has this size, or ""."""
-    found = pictures_of.read_size(place.read(name), name)
+    found = pictures_of.read_size(place.read(name), place.shown(name))
     if found == size:
         return ""
     said = f"{name}, {found[0]}x{found[1]} pixels (height x width) instead of {size[0]}x{size[1]}"
@@ -210,6 +217,12 @@ def _mask_ending(images: Sequence[str], masks: Sequence[str], together: bool) ->
             for length in range(1, len(mask) + 1)
             if mask[:length] in stems and not (together and length == len(mask))
         )
+    if together and not endings:
+        raise UserError(
+            f"found the images and their masks in one folder, {images[0]} for one, and nothing in "
+            f"their names that tells them apart; expected masks called as their image and an "
+            f"ending, as car_1.jpg and car_1_mask.png, or a folder for each"
+        )
     if not endings:
         raise UserError(
             f"found the image {images[0]} and the mask {masks[0]}, whose names have nothing in "
@@ -222,23 +235,30 @@ def _mask_ending(images: Sequence[str], masks: Sequence[str], together: bool) ->
 
 def _are_colors(place: Place, names: Sequence[str]) -> bool:
     return any(
-        pictures_of.mask_values(place.read(name), name, colored=False) is None for name in names
+        pictures_of.mask_values(place.read(name), place.shown(name), colored=False) is None
+        for name in names
     )
 
 
 def _values(place: Place, name: str, colored: bool) -> Counter[int]:
-    pixels = pictures_of.mask_values(place.read(name), name, colored)
+    pixels = pictures_of.mask_values(place.read(name), place.shown(name), colored)
     if pixels is None:
         raise UserError(
-            f"{name}: found several channels, but other masks have one; make them alike"
+            f"{place.shown(name)}: found several channels, but other masks have one; make them "
+            f"alike"
         )
     values, counts = np.unique(pixels, return_counts=True)
+    if not colored and not 0 <= values[0] <= values[-1] < 2**16:
+        raise UserError(
+            f"{place.shown(name)}: found the values {values[0]} to {values[-1]}, expected whole "
+            f"numbers from 0 to 65535; save the masks with such values"
+        )
     return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
 def _colors(place: Place, name: str, size: Size) -> NDArray[np.float64]:
     """The mean of each channel, and of its square, scaled to 0..1: (2, 3)."""
-    pixels = pictures_of.decode_image(place.read(name), size, name) / 255
+    pixels = pictures_of.decode_image(place.read(name), size, place.shown(name)) / 255
     return np.stack([pixels.mean(axis=(0, 1)), (pixels**2).mean(axis=(0, 1))])
 
 
@@ -457,6 +477,11 @@ def run(name: str, images: Path, masks: Path, say: Callable[[str], None] = print
     path = recipe_file(name)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # it names folders, stages and other recipes
         raise UserError(f"found the name {name!r}, expected letters, digits, _ and - alone")
+    if not (base := recipe_file(BASE)).is_file():
+        raise UserError(
+            f"{base}: no such file, whose settings a new recipe has; run this in the "
+            f"project's folder, or bring it back (git checkout {base})"
+        )
     if path.exists():
         raise UserError(f"{path}: there is such a recipe; take another name, or delete it first")
     found = look(images, masks)

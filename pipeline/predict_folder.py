@@ -9,6 +9,7 @@ Photographs are read as people have them: of any format and size, turned as the 
 much larger than what the network sees can go through it in overlapping tiles.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -39,6 +40,7 @@ from pipeline.support.errors import UserError
 
 _COMPRESSION = 3  # zlib's level
 _QUALITY = 90  # of an overlay's JPEG
+_JPEG_SIDE = 65_500  # pixels, libjpeg's limit
 _EMPTY = "nothing was found: a network finds what it was trained on"
 # Of pictures that Pillow may not read: better named than passed by.
 _CAMERAS = {".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef"}
@@ -242,6 +244,8 @@ def _decide(asked: float | None, metrics: Path, classes: int) -> Decision | None
         try:
             return Decision.read(metrics)
         except UserError as error:
+            if metrics.exists():  # damaged: its clean-up is wanted in any case
+                raise
             raise UserError(f"{error}, or give --threshold") from None
     if not 1 / 256 <= asked < 1:
         raise UserError(f"--threshold: found {asked}, expected at least 1/256 and less than 1")
@@ -270,6 +274,11 @@ def write_indices(path: Path, photo: Photo, classes: UInt8) -> None:
 
 def write_overlay(path: Path, photo: Photo, classes: UInt8) -> None:
     """A JPEG of the photo with its (H, W) classes tinted and outlined."""
+    if max(classes.shape) > _JPEG_SIDE:
+        raise BadImageError(
+            f"found a side of {max(classes.shape)} pixels, expected at most {_JPEG_SIDE} for an "
+            f"overlay; leave overlays out of --write, or cut the picture into smaller ones"
+        )
     drawn = pictures.tint(photo.pixels, classes, pictures.CLASS_COLORS)
     with files.written_whole(path) as temporary:
         temporary.write_bytes(pictures.encode_jpeg(drawn, _QUALITY))
@@ -322,6 +331,11 @@ class Output:
         """
         stems: dict[str, Path] = {}
         for name, path in photos:
+            if TABLE in self.kinds and (odd := set(name) & {",", '"', "\n", "\r"}):
+                raise UserError(
+                    f"{path}: found {min(odd)!r} in its name, which no table of run lengths can "
+                    f"hold; rename it, or leave rle out of --write"
+                )
             stem = str(PurePosixPath(name).with_suffix(""))
             if stem in stems:
                 raise UserError(
@@ -376,7 +390,11 @@ def run(
                 continue
             classes = judge.classes(photo.pixels, str(path))
             for kind in kinds:
-                writer_of[kind](output.target(kind, name), photo, classes)
+                try:
+                    writer_of[kind](output.target(kind, name), photo, classes)
+                except BadImageError as error:
+                    print(f"{path}: {error}", file=sys.stderr, flush=True)
+                    bad += 1
             print(_told(path, classes), flush=True)
             if TABLE not in output.kinds:
                 continue
@@ -384,7 +402,7 @@ def run(
                 text = rle.encode(classes == index)
                 yield (name, index, text) if several else (name, text)
 
-    with hardware.explain_failures():
+    with hardware.explain_failures(), _told_when_interrupted(output):
         if TABLE in output.kinds:
             with files.written_whole(output.table) as temporary:
                 with temporary.open("w", newline="", encoding="utf-8") as stream:
@@ -394,9 +412,20 @@ def run(
                 pass
     if bad:
         raise UserError(
-            f"{bad} of {len(photos)} photos could not be read (see above); the results of "
+            f"{bad} of {len(photos)} photos could not be done (see above); the results of "
             f"the others are in {output.folder}"
         )
+
+
+@contextlib.contextmanager
+def _told_when_interrupted(output: Output) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: whole results are in {output.folder}; the command with --overwrite "
+            f"makes all of them anew"
+        ) from None
 
 
 def _photos(images: Sequence[Path], out: Path) -> list[tuple[str, Path]]:
@@ -406,8 +435,10 @@ def _photos(images: Sequence[Path], out: Path) -> list[tuple[str, Path]]:
         UserError: there is none.
     """
     found = [(path.name, path) for path in images if not path.is_dir()]
+    for path in images:
+        files.check_name(path)
     for folder in (path for path in images if path.is_dir()):
-        there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        there = files.walk(folder)
         names = {path: path.relative_to(folder).as_posix() for path in there}
         there = [path for path in there if not is_litter(names[path])]
         results = [out.resolve() / kind for kind in ENDING_OF]  # of an earlier run

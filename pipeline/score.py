@@ -17,7 +17,9 @@ from pipeline.masks.truth import Mask
 from pipeline.support import concurrency
 from pipeline.support.arrays import Size
 from pipeline.support.errors import UserError
-from pipeline.support.files import write_text
+from pipeline.support.files import check_output, write_text
+
+SCORES = "img,dice\n"
 
 
 def score(
@@ -55,7 +57,7 @@ def score(
 
 
 def _check_name(path: Path, number: int, name: str, masks: dict[str, Mask], seen: set[str]) -> None:
-    key = truth.stem(name)
+    key = truth.key_of(name, masks)
     if key not in masks:
         raise UserError(
             f"{path}: row {number}: {name!r} has no mask among the {len(masks)}, expected a file "
@@ -69,7 +71,7 @@ def _check_name(path: Path, number: int, name: str, masks: dict[str, Mask], seen
 def _score(
     path: Path, number: int, name: str, text: str, masks: dict[str, Mask]
 ) -> tuple[str, float]:
-    true, size = masks[truth.stem(name)]()
+    true, size = masks[truth.key_of(name, masks)]()
     try:
         return name, regions.dice(rle.read(text, *size), true)
     except rle.RleError as error:
@@ -81,11 +83,13 @@ def _score(
 
 def run(path: Path, masks: Path, size: Size | None, partial: bool, out: Path | None) -> None:
     """Score the submission `path` and print it; see `score` and `pipeline.masks.truth.read`."""
+    if out:
+        check_output(out, "--out", SCORES)
     scores = list(score(path, mask_rows.read_rows(path), truth.read(masks, size), partial))
     if not scores:
         raise UserError(f"{path}: found no row, expected one an image")
     if out:
-        write_text(out, "img,dice\n" + "".join(f"{name},{one!r}\n" for name, one in scores))
+        write_text(out, SCORES + "".join(f"{name},{one!r}\n" for name, one in scores))
     worst, low = min(scores, key=lambda item: item[1])
     mean = float(np.mean([one for _, one in scores]))
     print(f"Dice {mean:.6f} over {len(scores)} images; the worst is {worst} with {low:.6f}")

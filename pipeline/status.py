@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.kaggle import ledger
 from pipeline.paths import RECIPES, Paths
+from pipeline.support.errors import UserError
 from pipeline.support.table import aligned
 
 HEADINGS = (
@@ -23,9 +24,10 @@ def run(path: Path) -> None:
         path: of the ledger of submissions.
 
     Raises:
-        UserError: the ledger cannot be read.
+        UserError: there is no recipe, or the ledger cannot be read.
     """
-    names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    if not (names := sorted(file.stem for file in RECIPES.glob("*.yaml"))):
+        raise UserError(f"{RECIPES}: found no recipe; run this in the project's folder")
     sent = ledger.read(path)
     print(aligned([HEADINGS, *(_row(Paths.of(name), sent) for name in names)]))
 

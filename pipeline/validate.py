@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pipeline.data import rows as mask_rows
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.evaluation import judge, out_of_fold
@@ -18,7 +19,7 @@ from pipeline.networks import model
 from pipeline.networks.predictor import Prediction, Predictor
 from pipeline.paths import Paths
 from pipeline.recipe.schema import Recipe
-from pipeline.support import fingerprint, hardware
+from pipeline.support import files, fingerprint, hardware
 from pipeline.support.errors import UserError
 
 
@@ -47,6 +48,8 @@ def run(recipe: Recipe, paths: Paths, fold: int, masks: Path | None) -> None:
             f"--masks: run-length masks hold one class, but the samples have {classes}; "
             f"leave it out"
         )
+    if masks:
+        files.check_output(masks, "--masks", mask_rows.HEADER)
     fabric = hardware.launch(runtime.accelerator, runtime.precision, runtime.threads, 1, 1)
     if runtime.deterministic:
         hardware.make_deterministic()

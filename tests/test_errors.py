@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 import torch
+from conftest import ROOT
 
 from pipeline.support.errors import UserError, command
 
@@ -41,6 +45,43 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
         main()
     assert caught.value.code == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_what_interrupts_may_have_words_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def main() -> None:
+        raise KeyboardInterrupt("interrupted: and so on")
+
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "interrupted: and so on\n"
+
+
+def test_the_end_of_a_pipe_ends_the_command_without_a_word() -> None:
+    code = "\n".join(
+        [
+            "from pipeline.support.errors import command",
+            "def main():",
+            "    while True: print('a line', flush=True)",
+            "command(main)()",
+        ]
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"a line\n"
+        process.stdout.close()
+        assert process.stderr and process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_another_pipe_that_breaks_is_a_defect(capfd: pytest.CaptureFixture[str]) -> None:
+    @command
+    def main() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        main()
 
 
 def test_a_defect_keeps_its_traceback() -> None:

@@ -19,11 +19,11 @@ from pipeline import new
 from pipeline.data import samples
 from pipeline.data.archives import Archives
 from pipeline.data.samples import COLOR
-from pipeline.download import folders as packing
 from pipeline.new import Findings, Machine
 from pipeline.recipe import read
 from pipeline.recipe.schema import FolderSource
 from pipeline.sources import folders
+from pipeline.support import files
 from pipeline.support.errors import UserError
 
 CPU = Machine(gpu=False, memory=8 << 30, ram=8 << 30, disk=100 << 30, cores=4)
@@ -245,6 +245,8 @@ def test_what_cannot_be_planned_is_said(
 def test_wrong_places_and_names_are_said(tmp_path: Path, name: str, images: str, said: str) -> None:
     write_pictures(tmp_path, grey)
     (tmp_path / "project").mkdir()
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(ROOT / "recipes/sample.yaml", tmp_path / "recipes")
     (tmp_path / "cut.zip").write_bytes(b"PK\3\4 and no more")
     done = run_verb("new", name, "--images", images, "--masks", "masks", at=tmp_path)
     assert done.returncode == 1 and said in done.stderr
@@ -376,7 +378,7 @@ def test_names_pair_by_stem_and_by_path_where_stems_repeat(tmp_path: Path) -> No
     [
         (["a.jpg"], ["b.png"], {}, "2 of 2 names stand alone, the first: 'a' has no mask"),
         (["a.jpg"], ["a.png", "b.png"], {}, "1 of 2 names stand alone, .* 'b' has no image"),
-        (["a.jpg", "a.png"], ["a.png"], {}, "a: found 2 files of this name"),
+        (["a.jpg", "a.png"], ["a.png"], {}, "a.jpg, a.png: found 2 files whose name is 'a'"),
         (["a.jpg"], ["a.png"], {"group": "^(x)"}, "split.source.group: found the image 'a'"),
         (["a.jpg"], ["a.png"], {"group": "^(x)?a"}, "split.source.group: found the image 'a'"),
         (["a.txt"], ["a.png"], {}, "images.zip: found no picture; it holds images.zip .a.txt"),
@@ -429,4 +431,52 @@ def test_a_name_that_is_no_text_is_said(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "w"):
         pass
     with pytest.raises(UserError, match=r"found the file name 'caf\\udce9.png', expected UTF-8"):
-        list(packing._files(tmp_path))
+        files.walk(tmp_path)
+
+
+def test_folders_are_followed_and_nothing_is_left_out_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "else/p1").mkdir(parents=True)
+    (tmp_path / "all").mkdir()
+    for name in ("else/p1/b.png", "all/a.png", "all/.hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "all/linked").symlink_to(tmp_path / "else/p1")
+    (tmp_path / "else/p1/round").symlink_to(tmp_path / "else/p1")
+    (tmp_path / "all/up").symlink_to(tmp_path / "all")
+    found = [path.relative_to(tmp_path / "all").as_posix() for path in files.walk(tmp_path / "all")]
+    assert found == ["a.png", "linked/b.png"]
+    (tmp_path / "all/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"all/gone\.png: found a link that leads nowhere"):
+        files.walk(tmp_path / "all")
+    with pytest.raises(UserError, match="else/none: cannot be read \\(No such file"):
+        files.walk(tmp_path / "else/none")
+
+
+def test_what_is_said_names_the_folder(tmp_path: Path, project: Path) -> None:
+    """Images and masks may have the same names."""
+    write_pictures(tmp_path, grey)
+    whole = (tmp_path / "masks/a_0.png").read_bytes()
+    (tmp_path / "masks/a_0.png").write_bytes(whole[:40])
+    with pytest.raises(UserError, match=r"masks/a_0\.png: 40 bytes that are no readable picture"):
+        new.look(tmp_path / "images", tmp_path / "masks")
+    signed = Image.fromarray(tiny_mask(0).astype(np.int32) * -1)
+    signed.save(tmp_path / "masks/a_0.tif")
+    (tmp_path / "masks/a_0.png").unlink()
+    with pytest.raises(
+        UserError, match=r"masks/a_0\.tif: found the values -1 to 0, expected whole"
+    ):
+        new.look(tmp_path / "images", tmp_path / "masks")
+    (tmp_path / "masks/a_0.png").write_bytes(whole)
+    with pytest.raises(UserError, match=r"a_0\.png, a_0\.tif: found 2 files whose name is 'a_0'"):
+        new.look(tmp_path / "images", tmp_path / "masks")
+    with pytest.raises(UserError, match="in one folder, a_0.png for one, and nothing in their na"):
+        new.look(tmp_path / "images", tmp_path / "images")
+
+
+def test_outside_a_project_nothing_is_looked_at(tmp_path: Path) -> None:
+    write_pictures(tmp_path, grey)
+    done = run_verb("new", "mine", "--images", "images", "--masks", "masks", at=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "recipes/sample.yaml: no such file" in done.stderr
+    for verb in (["status"], ["check", "mine"], ["split", "mine"]):
+        done = run_verb(*verb, at=tmp_path)
+        assert done.returncode == 1 and "run this in the project's folder" in done.stderr

@@ -108,6 +108,20 @@ def test_a_wrong_value_is_named(
     assert said in refusal(tmp_path, content)
 
 
+def test_a_section_s_error_says_nothing_of_what_else_could_stand_there(tmp_path: Path) -> None:
+    content = recipe()
+    source = {"name": "folders", "mask_ending": "", "group": "^(.+", "classes": {"a": 0, "b": 1}}
+    content["split"]["source"] = source
+    message = refusal(tmp_path, content)
+    assert "split.source.group: found '^(.+'; expected none or a regular expression" in message
+    assert "valid string" not in message and "split.source: found" not in message
+    path = tmp_path / "params.yaml"
+    path.write_text("recipes: [sample]\nblends: []\nfolds: [0.0]\n")
+    with pytest.raises(UserError, match=r"folds\.0: found 0\.0; Input") as raised:
+        read.load_folds(path, 5)
+    assert "at least 1" not in str(raised.value)
+
+
 TRUE_FOR_NUMBER, TEXT_FOR_NUMBER = "found True; Input should be", "found '8'; Input should be"
 INFINITE, REPEATED = "Input should be a finite number", "each may stand in the list once"
 

@@ -181,6 +181,40 @@ def test_a_photo_on_its_side_is_turned(project: Path, run: Run) -> None:
     assert written("turned")[1].shape == (51, 77)
 
 
+def test_an_overlay_too_wide_for_a_jpeg_costs_that_photo_alone(project: Path, run: Run) -> None:
+    Image.new("RGB", (66_000, 1)).save("thin.png")
+    done = run("thin.png", f"photos/{NAMES[0]}.jpg", more="--write overlays rle")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "thin.png: found a side of 66000 pixels, expected at most 65500" in done.stderr
+    assert len(Path("out/rle.csv").read_text().splitlines()) == 3
+    assert Path(f"out/overlays/{NAMES[0]}.jpg").exists()
+
+
+def test_names_that_no_table_can_hold_are_refused_before_any_work(project: Path, run: Run) -> None:
+    Path("photos/a, b.jpg").write_bytes(Path(f"photos/{NAMES[0]}.jpg").read_bytes())
+    refused(run("photos", more="--write rle"), "a, b.jpg: found ',' in its name", "leave rle out")
+    with open(b"photos/ph\xe9.jpg", "wb"):
+        pass
+    refused(run("photos"), r"photos: found the file name 'ph\udce9.jpg', expected UTF-8")
+    assert not Path("out").exists()
+
+
+def test_interrupted_it_says_what_is_there(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_folder, "write_mask", stop)
+    with pytest.raises(SystemExit) as caught:
+        main(["predict-folder", "tiny", "--images", "photos", "--out", "out"])
+    assert caught.value.code == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "interrupted: whole results are in out; the command with --overwrite makes all of them anew"
+    )
+
+
 def test_folds_of_two_settings_are_not_averaged(project: Path, run: Run) -> None:
     path = Path("runs/tiny/fold1/model.pt")
     other = model.load(path)
@@ -205,7 +239,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_done(project: Path, run
     cut, missing, summary = done.stderr.splitlines()
     assert cut.startswith("photos/cut.jpg: no readable picture (")
     assert missing.startswith("photos/none.jpg: ") and "No such file" in missing
-    assert summary.startswith("error: 2 of 4 photos could not be read")
+    assert summary.startswith("error: 2 of 4 photos could not be done")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [paths[0], paths[3]]
     names = {path.name for path in Path("out/cutouts").iterdir()}
     assert names == {f"{NAMES[0]}.png", f"{NAMES[1]}.png"}

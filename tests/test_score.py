@@ -124,6 +124,43 @@ def test_names_must_fit_on_both_sides(tmp_path: Path, folder: Path) -> None:
     refused(run(submission, folder, "--partial"), "found no row")
 
 
+def test_masks_meet_their_rows_by_folder_where_names_repeat(tmp_path: Path) -> None:
+    named = {f"p{i // 2}/a{i % 2}": mask for i, mask in enumerate(list(masks().values())[:6])}
+    for name, mask in named.items():
+        path = tmp_path / f"truth/{name}_mask.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    submission = table(tmp_path / "submit.csv", named)
+    with zipfile.ZipFile(tmp_path / "truth.zip", "w") as archive:
+        for path in (tmp_path / "truth").rglob("*.png"):
+            archive.write(path, path.relative_to(tmp_path))
+    for truth in (tmp_path / "truth", tmp_path / "truth.zip"):
+        done = run(submission, truth)
+        assert "Dice 1.000000 over 6 images" in done.stdout, done.stderr
+    first = {"else/a0": named["p0/a0"], "a1": named["p0/a1"]}  # where none repeats, by name alone
+    done = run(table(tmp_path / "first.csv", first), tmp_path / "truth/p0")
+    assert "Dice 1.000000 over 2 images" in done.stdout, done.stderr
+
+
+def test_no_file_of_another_kind_is_written_over(tmp_path: Path, folder: Path) -> None:
+    submission = table(tmp_path / "submit.csv", masks())
+    before = submission.read_bytes()
+    refused(run(submission, folder, "--out", submission), "found a file that this command has not")
+    assert submission.read_bytes() == before
+    refused(run(submission, folder, "--out", tmp_path / "out"), "expected a name that ends in .csv")
+    (tmp_path / "a.csv").mkdir()
+    refused(run(submission, folder, "--out", tmp_path / "a.csv"), "found a folder, expected the na")
+    for _ in range(2):  # its own it replaces
+        assert run(submission, folder, "--out", tmp_path / "scores.csv").returncode == 0
+
+
+@pytest.mark.parametrize("size", [("-4", "5"), ("0", "5"), ("9" * 19, "5"), ("x", "5")])
+def test_a_size_is_of_pixels(tmp_path: Path, folder: Path, size: tuple[str, str]) -> None:
+    submission = table(tmp_path / "submit.csv", masks())
+    done = run(submission, submission, "--size", *size)
+    assert done.returncode == 2 and "expected" in done.stderr.splitlines()[-1]
+
+
 def test_a_wrong_text_or_size_names_its_row(tmp_path: Path, folder: Path) -> None:
     submission = tmp_path / "submit.csv"
     submission.write_text("img,rle_mask\ncar0_01.jpg,\ncar2_01.jpg,5 0\n")

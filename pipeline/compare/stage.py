@@ -127,7 +127,14 @@ def _open(name: str, scratch: Path) -> Side:
         (here.samples, paths.samples), (here.oof, paths.oof), (here.metrics, paths.metrics),
     ):  # fmt: skip
         target.parent.mkdir(parents=True, exist_ok=True)
-        _output(str(dvc), "get", ".", str(source), "--rev", commit, "-o", str(target))
+        try:
+            _output(str(dvc), "get", ".", str(source), "--rev", commit, "-o", str(target))
+        except UserError as error:
+            raise UserError(
+                f"{name}: {source} of that revision cannot be had; expected it among the results "
+                f"that were committed there (git add dvc.lock, git commit) and are still in DVC's "
+                f"cache or remote ({str(error).partition(': ')[2]})"
+            ) from None
     return Side.open(name, scratch / recipe_file(recipe), paths)
 
 
@@ -138,7 +145,16 @@ def _commit(revision: str) -> str:
     for commit, ref in refs:
         if ref.startswith("refs/exps/") and ref.rpartition("/")[2] == revision:
             return commit
-    return _output("git", "rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
+    try:
+        found = _output("git", "rev-parse", "--verify", f"{revision}^{{commit}}")
+    except UserError:
+        exps = [ref.rpartition("/")[2] for _, ref in refs if ref.startswith("refs/exps/")]
+        there = f"; experiments: {', '.join(sorted(set(exps))[:5])}" if exps else ""
+        raise UserError(
+            f"@{revision}: no revision of git and no experiment of DVC, expected a commit, a tag, "
+            f"a branch or a name that dvc exp show lists{there}"
+        ) from None
+    return found.decode().strip()
 
 
 def _output(*command: str) -> bytes:

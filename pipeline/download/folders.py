@@ -6,7 +6,7 @@ tell whether it has to be packed again.
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.download.store import Origin
@@ -64,7 +64,7 @@ def bring(wanted: Folders, origin: Origin, check: Callable[[], object]) -> list[
 
 
 def _pack(folder: Path, target: Path) -> None:
-    found = list(_files(folder))
+    found = files.walk(folder)
     if not found:
         raise UserError(f"{folder}: found no file, expected pictures")
     size = sum(path.stat().st_size for path in found)
@@ -76,23 +76,10 @@ def _pack(folder: Path, target: Path) -> None:
             archive.writestr(member, path.read_bytes())
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden:
-            try:
-                str(path).encode()
-            except UnicodeEncodeError:
-                raise UserError(
-                    f"{folder}: found the file name {path.name!a}, expected UTF-8; rename it"
-                ) from None
-            yield path
-
-
 def _state(path: Path) -> str:
     """What tells a folder, or a zip, from what it was before: names, sizes, times of change."""
     digest = hashlib.sha256()
-    for file in _files(path) if path.is_dir() else [path]:
+    for file in files.walk(path) if path.is_dir() else [path]:
         stat = file.stat()
         digest.update(f"{file.name if file == path else file.relative_to(path)}\n".encode())
         digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())

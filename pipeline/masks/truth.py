@@ -1,20 +1,23 @@
 """True masks from wherever they lie: a folder or zip of mask files, or a run-length table.
 
 They are found by name: `<name>_mask.gif`, `<name>_mask.png` or `<name>.png` (or another of
-`ENDINGS`) is the mask of image `<name>`, whatever the image's ending.
+`ENDINGS`) is the mask of image `<name>`, whatever the image's ending and the folder; where two
+have one name, with the folders they are in.
 """
 
+import os
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Container
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.data.archives import Archives, base_name, is_litter
+from pipeline.data.archives import Archives, base_name, is_litter, member_name
 from pipeline.data.images import BadImageError, opened
 from pipeline.data.rows import read_rows
 from pipeline.masks import regions, rle
 from pipeline.masks.regions import Runs
+from pipeline.support import files
 from pipeline.support.arrays import Size
 from pipeline.support.errors import UserError
 
@@ -53,6 +56,11 @@ def stem(name: str) -> str:
     return bare.removesuffix("_mask")
 
 
+def key_of(name: str, masks: Container[str]) -> str:
+    """The key in `masks` that an image of this name would have, with its folders or without."""
+    return whole if (whole := stem(name)) in masks else stem(base_name(name))
+
+
 def _holds_csv(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -65,22 +73,30 @@ def _holds_csv(path: Path) -> bool:
 def _files(path: Path) -> dict[str, Mask]:
     if path.is_dir():
         archives = Archives(path)
-        names = sorted(file.name for file in path.iterdir() if file.is_file())
+        names = [file.relative_to(path).as_posix() for file in files.walk(path)]
+        names = [name for name in names if "/" not in name and _is_mask(name)] or names
     elif path.is_file() and path.suffix == ".zip":
         archives = Archives(path.parent)
         names = archives.members(path.name)
     else:
         what = "a file of another kind" if path.exists() else "nothing"
         raise UserError(f"{path}: found {what}, expected a folder or a .zip of masks, or a table")
+    names = [name for name in names if _is_mask(name)]
+    keys = [stem(base_name(name)) for name in names]
+    if len(set(keys)) < len(keys):  # by their folders, too, but for what is common to all
+        paths = [PurePosixPath(member_name(name)) for name in names]
+        above = os.path.commonpath([one.parent for one in paths])
+        keys = [stem(str(one.relative_to(above))) for one in paths]
     found: dict[str, Mask] = {}
-    for name in names:
-        if Path(name).suffix.lower() not in ENDINGS or is_litter(name):
-            continue
-        key = stem(base_name(name))
+    for key, name in zip(keys, names, strict=True):
         if key in found:
             raise UserError(f"{path}: found two masks of {key!r}, the second is {name}; remove one")
         found[key] = _file(archives, name)
     return found
+
+
+def _is_mask(name: str) -> bool:
+    return Path(name).suffix.lower() in ENDINGS and not is_litter(member_name(name))
 
 
 def _file(archives: Archives, name: str) -> Mask:

@@ -43,6 +43,8 @@ class Seen:
 
 def run(recipe: Recipe, paths: Paths, out: Path | None) -> None:
     """Write the page to `out`, or where the recipe's results go."""
+    if out:
+        files.check_output(out, "--out", "<!doctype html")
     rows = [row for row in samples.read(paths.samples) if row.split == "train"]
     if not rows:
         raise UserError(f"{paths.samples}: found no training image; run the split stage again")

@@ -170,8 +170,9 @@ def _yaml(path: Path) -> Any:
         # In pure Python: the parser in C speaks YAML 1.1.
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        there = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"{path}: no such file; there are: {there}") from None
+        there = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
+        known = f"there are: {there}" if there else "run this in the project's folder"
+        raise UserError(f"{path}: no such file; {known}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DuplicateKeyError as error:

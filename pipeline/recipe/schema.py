@@ -8,7 +8,15 @@ YAML, where DVC sees it.
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 T = TypeVar("T")
 
@@ -19,6 +27,14 @@ def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
+def _not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
+    # Not `min_length`, by which pydantic also counts those that are wrong otherwise.
+    if not values:
+        raise ValueError("expected at least 1 item")
+    return values
+
+
+NotEmpty = AfterValidator(_not_empty)
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends at 3.4e38
@@ -144,7 +160,11 @@ class FolderSource(Section):
         return self
 
 
-Source = SourceName | FolderSource
+# Told apart by what stands there, so that an error in a section says nothing of names.
+Source = Annotated[
+    Annotated[SourceName, Tag("name")] | Annotated[FolderSource, Tag("section")],
+    Discriminator(lambda given: "section" if isinstance(given, dict | FolderSource) else "name"),
+]
 Fraction = Annotated[float, Field(gt=0, le=1)]  # of the training data to use at all, seeded
 SeveralFolds = Annotated[int, Field(ge=2, le=10**9)]
 OneFold = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take true and 1.0 too
@@ -554,14 +574,7 @@ class Phase(Section):
     schedule: Schedule
 
 
-def _not_empty(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    # Not `min_length`, by which pydantic also counts those that are wrong otherwise.
-    if not phases:
-        raise ValueError("expected at least 1 item")
-    return phases
-
-
-Phases = Annotated[tuple[Phase, ...], AfterValidator(_not_empty)]
+Phases = Annotated[tuple[Phase, ...], NotEmpty]
 
 
 class Train(Section):
@@ -756,6 +769,6 @@ class Recipe(Section):
 class Run(Section):
     """`params.yaml`: which recipes and folds `dvc repro` works on."""
 
-    recipes: Annotated[tuple[str, ...], Field(min_length=1), EachOnce]
+    recipes: Annotated[tuple[str, ...], NotEmpty, EachOnce]
     blends: Annotated[tuple[str, ...], EachOnce] = ()  # which dvc.yaml cannot do without
-    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NotEmpty]

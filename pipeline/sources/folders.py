@@ -74,7 +74,11 @@ def pair(images: list[str], masks: list[str], mask_ending: str) -> tuple[dict[st
         stems = [_stem(name, flat).removesuffix(ending) for name in names]
         stem, count = Counter(stems).most_common(1)[0] if stems else ("", 0)
         if count > 1:
-            raise UserError(f"{stem}: found {count} files of this name, expected one of each")
+            same = [name for name, other in zip(names, stems, strict=True) if other == stem]
+            raise UserError(
+                f"{', '.join(same[:3])}: found {count} files whose name is {stem!r} but for folder "
+                f"or ending, expected one of each; rename all but one, or take them away"
+            )
         found.append(dict(zip(stems, names, strict=True)))
     return tuple(found)
 

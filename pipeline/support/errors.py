@@ -5,7 +5,9 @@ Every message that is made from the words of another (a library, a server) passe
 """
 
 import functools
+import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -60,9 +62,10 @@ def say(text: str) -> None:
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Make `main` end the process as a user expects.
 
-    A `UserError` is printed as one line on stderr with exit code 1, Ctrl-C as one line with
-    exit code 130 (128 + SIGINT, as shells do). Any other exception is a defect of this project
-    and keeps its traceback, but for the secrets in it.
+    A `UserError` is printed as one line on stderr with exit code 1, Ctrl-C as one line (its own,
+    if it has one) with exit code 130 (128 + SIGINT, as shells do). Where what it prints into has
+    ended (`| head`), so does it, without a word, with 141 (SIGPIPE). Any other exception is a
+    defect of this project and keeps its traceback, but for the secrets in it.
     """
 
     @functools.wraps(main)
@@ -72,11 +75,24 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             main(*arguments)
         except UserError as error:
             sys.exit(f"error: {_message(error)}")
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "interrupted: run the same command again to go on", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:
+            if not _reader_is_gone():
+                raise
+            # Or Python says at its end that what is left cannot be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
     return run
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _show_defect(

@@ -115,6 +115,71 @@ def check_writable(folder: Path) -> None:
         pass
 
 
+def check_output(path: Path, option: str, start: str) -> None:
+    """Refuse to write a file that a user names over one that the command cannot have written.
+
+    Args:
+        path: ends as the command's own files do, in the same case.
+        option: that named it, for the error.
+        start: what the command's own files begin with.
+
+    Raises:
+        UserError: another ending, a folder, or a file that begins otherwise.
+    """
+    ending = ".html" if start.startswith("<") else ".csv"
+    if path.suffix != ending:
+        raise UserError(f"{option}: found {path}, expected a name that ends in {ending}")
+    if path.is_dir():
+        raise UserError(f"{option}: {path}: found a folder, expected the name of a file in it")
+    if path.exists() and not path.read_bytes()[: len(start)].lower() == start.lower().encode():
+        raise UserError(
+            f"{option}: {path}: found a file that this command has not written; give another "
+            f"name, or delete it first"
+        )
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files in a folder and in those within, sorted; nothing hidden; links are followed.
+
+    Raises:
+        UserError: a folder cannot be read, a link leads nowhere, or a name is not UTF-8: to leave
+            such a thing out would be to work on less than was given.
+    """
+    found: list[Path] = []
+
+    def look(place: Path, above: frozenset[str]) -> None:
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{place}: cannot be read ({error.strerror}); put that right") from None
+        for entry in entries:
+            path = place / entry.name
+            if entry.name.startswith("."):
+                continue
+            check_name(path)
+            if entry.is_dir():
+                real = os.path.realpath(path)
+                if real not in above:  # a link to what it is in
+                    look(path, above | {real})
+            elif entry.is_file():
+                found.append(path)
+            elif entry.is_symlink():
+                raise UserError(f"{path}: found a link that leads nowhere; remove it, or mend it")
+
+    look(folder, frozenset({os.path.realpath(folder)}))
+    return sorted(found)
+
+
+def check_name(path: Path) -> None:
+    """Raise `UserError` for a name that no table and no terminal can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path.parent}: found the file name {path.name!a}, expected UTF-8; rename it"
+        ) from None
+
+
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Refuse work for which the disk of `folder` has no room.
 
