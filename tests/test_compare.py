@@ -133,16 +133,12 @@ def test_one_recipe_at_two_times(
         text = Paths.comparison("good", f"good@{revision}").read_text()
         assert f"<td>{now:.5f}</td><td>{then:.5f}</td>" in text
         assert re.search(r"tune\.threshold</th><td>0\.25</td><td>auto</td>", text)
-    with pytest.raises(
-        SystemExit, match="@nowhere: no revision .*experiments: bold-name"
-    ):
+    with pytest.raises(SystemExit, match="@nowhere: no revision .*experiments: bold-name"):
         main(["compare", "good", "good@nowhere"])
     paths.metrics.with_suffix(".json.dvc").unlink()
     git("add", "-A", "eval")
     git("commit", "-qm", "without metrics")
-    with pytest.raises(
-        SystemExit, match="eval/good/metrics.json of that revision cannot"
-    ):
+    with pytest.raises(SystemExit, match="eval/good/metrics.json of that revision cannot"):
         main(["compare", "good", "good@HEAD"])
 
 
