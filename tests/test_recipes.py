@@ -58,3 +58,11 @@ def test_the_competition_recipe_is_the_one_announced() -> None:
     assert recipe.train.loss.bce > 0 and recipe.train.loss.dice > 0
     assert recipe.split.folds == 5
     assert recipe.validate_.tta == "hflip"
+
+
+def test_the_two_carvana_recipes_hold_out_the_same_cars() -> None:
+    """As the documentation's ensemble and its pseudo-labels need it."""
+    first, second = (
+        read.load(ROOT / f"recipes/{name}.yaml") for name in ("carvana", "carvana-laptop")
+    )
+    assert first.split == second.split
