@@ -119,9 +119,9 @@ def check_output(path: Path, option: str, start: str) -> None:
     """Refuse to write a file that a user names over one that the command cannot have written.
 
     Args:
-        path: ends as the command's own files do, in the same case.
+        path: of the file, which need not be there.
         option: that named it, for the error.
-        start: what the command's own files begin with.
+        start: what the command's own files begin with: `<` in HTML, else they are tables.
 
     Raises:
         UserError: another ending, a folder, or a file that begins otherwise.
@@ -131,7 +131,11 @@ def check_output(path: Path, option: str, start: str) -> None:
         raise UserError(f"{option}: found {path}, expected a name that ends in {ending}")
     if path.is_dir():
         raise UserError(f"{option}: {path}: found a folder, expected the name of a file in it")
-    if path.exists() and not path.read_bytes()[: len(start)].lower() == start.lower().encode():
+    if not path.exists():
+        return
+    with explained(path), path.open("rb") as stream:
+        found = stream.read(len(start))
+    if found.lower() != start.lower().encode():
         raise UserError(
             f"{option}: {path}: found a file that this command has not written; give another "
             f"name, or delete it first"
