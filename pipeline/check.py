@@ -140,15 +140,18 @@ def _others(recipe: Recipe) -> list[tuple[str, str]]:
 def _held_out_alike(recipe: Recipe, path: Path) -> str:
     """Whether the others hold out the same images: what one is judged on, none has learned from.
 
-    Only what is sure to be refused later: the same archives, cut into folds in another way.
+    Only what is sure to be refused later: the same data, cut into folds in another way.
     """
     ours, others = recipe.split.model_dump(), _others(recipe)
     for key, name in others:
         other = read.load(path.with_stem(name))
         theirs = other.split.model_dump()
+        alike = other.download == recipe.download and theirs["source"] == ours["source"]
+        if not recipe.blend:  # it is refused for what the other has seen, which may be none of it
+            alike = alike and theirs["by"] == ours["by"]
         for setting in ("by", "folds", "seed"):
             found, expected = theirs.get(setting), ours.get(setting)
-            if other.download == recipe.download and found != expected:
+            if alike and found != expected:
                 first = path.with_stem(recipe.blend.recipes[0]) if recipe.blend else path
                 raise UserError(
                     f"{path}: {key}: found {name!r}, whose split.{setting} is {found}, expected "

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -57,20 +58,30 @@ def test_what_interrupts_may_have_words_of_its_own(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "interrupted: and so on\n"
 
 
-def test_the_end_of_a_pipe_ends_the_command_without_a_word() -> None:
+@pytest.mark.parametrize(
+    "prints",
+    [
+        "while sys.stdin.read() == '': print('a line', flush=True)",
+        "sys.stdin.read(); print('a line')",  # which waits in a buffer
+    ],
+)
+def test_the_end_of_a_pipe_ends_the_command_without_a_word(prints: str) -> None:
     code = "\n".join(
         [
-            "from pipeline.support.errors import command",
+            "import sys; from pipeline.support.errors import command",
             "def main():",
-            "    while True: print('a line', flush=True)",
+            f"    {prints}",
             "command(main)()",
         ]
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
-    ) as process:
-        assert process.stdout and process.stdout.readline() == b"a line\n"
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout
         process.stdout.close()
+        process.stdin.close()
         assert process.stderr and process.stderr.read() == b""
     assert process.returncode == 141
 

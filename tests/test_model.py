@@ -274,3 +274,26 @@ def test_a_batch_too_large_for_32_bit_kernels_is_refused() -> None:
     ):
         model.try_batches(large, 1)
     model.try_batches(large, 8)
+
+
+@pytest.mark.parametrize(("up_kernel", "refused"), [(2, False), (3, True)])
+def test_a_file_of_the_last_format_is_read_where_it_means_the_same(
+    tmp_path: Path, up_kernel: int, refused: bool
+) -> None:
+    path = tmp_path / "model.pt"
+    description = OURS[0]
+    network = description.network | {"up_kernel": up_kernel}
+    description = dataclasses.replace(description, network=network)
+    weights = model.build(description, "none").state_dict()
+    for older in (1, 2):
+        content = {
+            "format": model.FORMAT - older,
+            "description": dataclasses.asdict(description),
+            "weights": weights,
+        }
+        tensor_file.save(path, content)
+        if refused or older > 1:
+            with pytest.raises(UserError, match=f"found format {model.FORMAT - older}, expected"):
+                model.load(path)
+        else:
+            model.load(path)

@@ -430,7 +430,7 @@ def test_a_name_that_is_no_text_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "w"):
         pass
-    with pytest.raises(UserError, match=r"found the file name 'caf\\udce9.png', expected UTF-8"):
+    with pytest.raises(UserError, match=r"found the name 'caf\\udce9.png', expected UTF-8"):
         files.walk(tmp_path)
 
 
@@ -444,6 +444,13 @@ def test_folders_are_followed_and_nothing_is_left_out_without_a_word(tmp_path: P
     (tmp_path / "all/up").symlink_to(tmp_path / "all")
     found = [path.relative_to(tmp_path / "all").as_posix() for path in files.walk(tmp_path / "all")]
     assert found == ["a.png", "linked/b.png"]
+    (tmp_path / "all/lost+found").mkdir()
+    (tmp_path / "all/lost+found/a.png").touch()
+    assert len(files.walk(tmp_path / "all")) == 2
+    (tmp_path / "all/circle.png").symlink_to("circle.png")
+    with pytest.raises(UserError, match=r"all/circle\.png: (cannot be read|found a link)"):
+        files.walk(tmp_path / "all")
+    (tmp_path / "all/circle.png").unlink()
     (tmp_path / "all/gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"all/gone\.png: found a link that leads nowhere"):
         files.walk(tmp_path / "all")

@@ -195,7 +195,7 @@ def test_names_that_no_table_can_hold_are_refused_before_any_work(project: Path,
     refused(run("photos", more="--write rle"), "a, b.jpg: found ',' in its name", "leave rle out")
     with open(b"photos/ph\xe9.jpg", "wb"):
         pass
-    refused(run("photos"), r"photos: found the file name 'ph\udce9.jpg', expected UTF-8")
+    refused(run("photos"), r"photos: found the name 'ph\udce9.jpg', expected UTF-8")
     assert not Path("out").exists()
 
 

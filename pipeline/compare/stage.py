@@ -135,7 +135,15 @@ def _open(name: str, scratch: Path) -> Side:
                 f"that were committed there (git add dvc.lock, git commit) and are still in DVC's "
                 f"cache or remote ({str(error).partition(': ')[2]})"
             ) from None
-    return Side.open(name, scratch / recipe_file(recipe), paths)
+    then = scratch / recipe_file(recipe)
+    try:
+        read.load(then)
+    except UserError as error:
+        raise UserError(
+            f"{name}: the recipe of that revision is none for this version of the pipeline "
+            f"({str(error).removeprefix(f'{scratch}/')}); compare with a later revision"
+        ) from None
+    return Side.open(name, then, paths)
 
 
 def _commit(revision: str) -> str:

@@ -9,7 +9,6 @@ afterwards. Beside it, `receipts.json` says what it was then. What has not arriv
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -39,6 +38,7 @@ class Receipt(pydantic.BaseModel):
     size: int
     mtime_ns: int
     md5: str
+    taken_mtime_ns: int | None = None  # of the file in $PIPELINE_DATA; a copy may have another
 
 
 class Receipts(pydantic.BaseModel):
@@ -149,9 +149,14 @@ class Origin:
                     os.link(file.resolve(), part)
 
     def is_of(self, name: str, file: Path) -> bool:
-        """Whether `file`, by size and time of change, is the one that was taken as `name`."""
-        receipt = self._receipts.files.get(name)
-        return receipt is not None and _is_as_checked(file, receipt)
+        """Whether `file`, by size and time of change, is the one that was taken as `name`.
+
+        Of what was taken before that was noted, nothing else is known.
+        """
+        receipt, status = self._receipts.files[name], file.stat()
+        if receipt.taken_mtime_ns is None:
+            return True
+        return (receipt.size, receipt.taken_mtime_ns) == (status.st_size, status.st_mtime_ns)
 
     def take(self, name: str, file: Path, source: str) -> None:
         """Link or copy a file that is on this machine, with the checks of a download.
@@ -161,14 +166,19 @@ class Origin:
         """
         fresh = self.folder / f".{name}{TEMPORARY}"
         fresh.unlink(missing_ok=True)
+        taken_mtime_ns = file.stat().st_mtime_ns  # before the bytes are read: a later change shows
         files.link_or_copy(file, fresh)
-        shutil.copystat(file, fresh)  # a copy too is told from a file that takes its place
         if problem := integrity.flaw(fresh, file.name, integrity.Expected()):
             fresh.unlink()
             raise UserError(f"{file}: {problem}; replace it by a whole copy")
-        self.keep(source, [(name, fresh, file.name)])
+        self.keep(source, [(name, fresh, file.name)], taken_mtime_ns)
 
-    def keep(self, source: str, checked: list[tuple[str, Path, str]]) -> None:
+    def keep(
+        self,
+        source: str,
+        checked: list[tuple[str, Path, str]],
+        taken_mtime_ns: int | None = None,
+    ) -> None:
         """Give checked files, which lie in this folder, their names; receipts go first.
 
         Killed between the two, a receipt without its file finds it unfinished, and all files of
@@ -177,12 +187,13 @@ class Origin:
         Args:
             source: where they are from.
             checked: what was asked for, where it lies, under which name it is to be stored.
+            taken_mtime_ns: the time of change of what was copied or linked from elsewhere.
         """
         for name, file, stored in checked:
             status, md5 = file.stat(), integrity.md5(file).hex()
             self._receipts.files[name] = Receipt(
                 source=source, stored=stored, size=status.st_size, mtime_ns=status.st_mtime_ns,
-                md5=md5,
+                md5=md5, taken_mtime_ns=taken_mtime_ns,
             )  # fmt: skip
         self._save()
         for name, file, stored in checked:

@@ -73,8 +73,9 @@ def _holds_csv(path: Path) -> bool:
 def _files(path: Path) -> dict[str, Mask]:
     if path.is_dir():
         archives = Archives(path)
-        names = [file.relative_to(path).as_posix() for file in files.walk(path)]
-        names = [name for name in names if "/" not in name and _is_mask(name)] or names
+        names = sorted(file.name for file in path.iterdir() if file.is_file())
+        if not any(map(_is_mask, names)):  # in folders within, then
+            names = [file.relative_to(path).as_posix() for file in files.walk(path)]
     elif path.is_file() and path.suffix == ".zip":
         archives = Archives(path.parent)
         names = archives.members(path.name)

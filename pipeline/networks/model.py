@@ -19,7 +19,9 @@ from pipeline.support.errors import UserError
 
 FirstWeights = Literal["imagenet", "he", "glorot", "none"]
 
-FORMAT = 3  # of the checkpoint file; raised when an older file can no longer be read
+FORMAT = 4  # of the checkpoint file; raised when an older file can no longer be read
+# Of what it holds only transposed convolutions of 3x3 mean something else since then.
+_LAST_FORMAT = 3
 
 _OURS: dict[str, Callable[..., nn.Module]] = {
     "plain-unet": unet.UNet,
@@ -315,7 +317,8 @@ def load(path: Path) -> Segmenter:
             f"end; delete it and run the train stage again"
         )
     found = content["format"]
-    if found != FORMAT:
+    shifted = content.get("description", {}).get("network", {}).get("up_kernel") == 3
+    if found != FORMAT and (found != _LAST_FORMAT or shifted):
         raise UserError(f"{path}: found format {found}, expected {FORMAT}; train it again")
     model = build(Description(**content["description"]), weights="none")
     model.load_state_dict(content["weights"])
@@ -334,11 +337,11 @@ def load_alike(paths: Iterable[Path]) -> dict[str, Segmenter]:
     expected = dataclasses.asdict(model.description)
     for path, other in models.items():
         found = dataclasses.asdict(other.description)
-        for key in expected.keys() - {"fold", "choices", "seen"}:
-            if found[key] != expected[key]:
+        for key in expected:
+            if key not in ("fold", "choices", "seen") and found[key] != expected[key]:
                 raise UserError(
                     f"{path}: its {key} is {found[key]}, that of {first} {expected[key]}, expected "
-                    f"the same; train the fold again whose settings are old"
+                    f"the same; train the fold again whose settings are old, or delete its model.pt"
                 )
     return models
 

@@ -34,6 +34,8 @@ _TABLES = {
     "groups": ("group", "images", "dice", "worst", "worst_image"),
 }
 _SCORES = ("dice", "dice_low", "dice_high", "images", "groups", "folds", "worst", "threshold")
+_OF_THRESHOLD = ("threshold_gain", "threshold_gain_low", "threshold_gain_high")
+_TUNE = "run the tune stage"
 _BINS = 16  # of the 256 levels, where probabilities are held against what is true
 
 
@@ -86,7 +88,7 @@ class Results:
         return cls(
             recipe=paths.recipe,
             settings=_settings(recipe),
-            metrics=_read_object(paths.metrics, _SCORES, "run the tune stage"),
+            metrics=_read_scores(paths.metrics),
             tables={name: _read_table(paths.evaluation, name) for name in _TABLES},
             trainings=[] if recipe.blend else [_training(paths, fold) for fold in folds],
             samples=samples.read(paths.samples),
@@ -201,6 +203,13 @@ def _read_csv(path: Path, needed: Sequence[str], advice: str) -> pd.DataFrame:
             f"{', '.join(lacking)} too; {advice}"
         )
     return table
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    scores = _read_object(path, _SCORES, _TUNE)
+    if scores["threshold"] is not None:
+        _read_object(path, _OF_THRESHOLD, _TUNE)
+    return scores
 
 
 def _read_object(path: Path, needed: Sequence[str], advice: str) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         sys.excepthook = _show_defect
         try:
             main(*arguments)
+            sys.stdout.flush()  # into a pipe that has ended it fails here, not at the very end
         except UserError as error:
             sys.exit(f"error: {_message(error)}")
         except KeyboardInterrupt as stop:
@@ -90,8 +91,12 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
 def _reader_is_gone() -> bool:
     """Whether stdout is a pipe that nobody reads any more."""
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # no file, as in a notebook
+        return False
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    poll.register(number, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 

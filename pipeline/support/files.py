@@ -127,7 +127,7 @@ def check_output(path: Path, option: str, start: str) -> None:
         UserError: another ending, a folder, or a file that begins otherwise.
     """
     ending = ".html" if start.startswith("<") else ".csv"
-    if path.suffix != ending:
+    if path.suffix.lower() != ending:
         raise UserError(f"{option}: found {path}, expected a name that ends in {ending}")
     if path.is_dir():
         raise UserError(f"{option}: {path}: found a folder, expected the name of a file in it")
@@ -135,7 +135,7 @@ def check_output(path: Path, option: str, start: str) -> None:
         return
     with explained(path), path.open("rb") as stream:
         found = stream.read(len(start))
-    if found.lower() != start.lower().encode():
+    if found and found.lower() != start.lower().encode():
         raise UserError(
             f"{option}: {path}: found a file that this command has not written; give another "
             f"name, or delete it first"
@@ -158,14 +158,20 @@ def walk(folder: Path) -> list[Path]:
             raise UserError(f"{place}: cannot be read ({error.strerror}); put that right") from None
         for entry in entries:
             path = place / entry.name
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name == "lost+found":  # a disk's own
                 continue
             check_name(path)
-            if entry.is_dir():
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError as error:  # a link in circles, or to where one may not look
+                raise UserError(
+                    f"{path}: cannot be read ({error.strerror}); put that right, or take it away"
+                ) from None
+            if is_folder:
                 real = os.path.realpath(path)
                 if real not in above:  # a link to what it is in
                     look(path, above | {real})
-            elif entry.is_file():
+            elif is_file:
                 found.append(path)
             elif entry.is_symlink():
                 raise UserError(f"{path}: found a link that leads nowhere; remove it, or mend it")
@@ -176,12 +182,13 @@ def walk(folder: Path) -> list[Path]:
 
 def check_name(path: Path) -> None:
     """Raise `UserError` for a name that no table and no terminal can hold."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{path.parent}: found the file name {path.name!a}, expected UTF-8; rename it"
-        ) from None
+    for part in (*reversed(path.parents), path):  # so that what stands before it can be shown
+        try:
+            part.name.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{part.parent}: found the name {part.name!a}, expected UTF-8; rename it"
+            ) from None
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -359,8 +366,8 @@ def share(source: Path, target: Path) -> str:
             return "as before"
     fresh = target.with_name(f".{target.name}{TEMPORARY}")
     fresh.unlink(missing_ok=True)
-    how = link_or_copy(source, fresh)
-    shutil.copystat(source, fresh)
+    if (how := link_or_copy(source, fresh)) == "copied":
+        shutil.copystat(source, fresh)
     move(fresh, target)
     return how
 
