@@ -143,10 +143,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse now what a stage would refuse later: settings, network, folds, data, account.
-
-    Without a recipe, of all that params.yaml lists.
-    """
+    """Refuse now what a stage would refuse later, of a recipe or of all that params.yaml lists."""
     _verb("check").run([args.recipe] if args.recipe else [], dict(args.at))
 
 
@@ -305,11 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("submission", type=Path, help=".csv, .csv.gz or .zip: img,rle_mask")
     one.add_argument("masks", type=Path, help="folder, .zip, .csv or .csv.gz of true masks")
     one.add_argument(
-        "--size",
-        type=_side,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of a table's masks, pixels",
+        "--size", type=_side, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of a table's masks"
     )
     one.add_argument("--partial", action="store_true", help="ignore masks that have no row")
     one.add_argument("--out", type=Path, metavar="FILE", help="also write each image's Dice (.csv)")

@@ -18,11 +18,10 @@ class Augmentation:
         `hflip` and `vflip` are the probabilities of a left-right and of an upside-down flip.
         `affine` is the probability that shift (share of the side), scale (about 1; with
         `keep_aspect` one for both sides, else one for each) and rotation (degrees) are drawn, each
-        uniformly. `color` is the probability that lighten (added; share
-        of white), and that brightness, contrast, saturation (factors about 1, or from one number
-        to another) and hue (share of the color circle) are drawn, each uniformly. What leaves
-        0..255 is clipped. With `color_like: tensorflow` the colors change as `like_tensorflow`
-        says.
+        uniformly. `color` is the probability that lighten (added; share of white), and that
+        brightness, contrast, saturation (factors about 1, or from one number to another) and hue
+        (share of the color circle) are drawn, each uniformly. What leaves 0..255 is clipped. With
+        `color_like: tensorflow` the colors change as `like_tensorflow` says.
         """
         # Importing albumentations asks the network for a newer release unless told not to.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -198,20 +198,19 @@ def _key(members: Sequence[Kept], weights: Weights) -> str:
     return hashlib.sha256(json.dumps([keys, weights]).encode()).hexdigest()[:12]
 
 
-def share(rows: dict[int, list[Sample]]) -> float:
-    """How many of the held-out images weights are compared on, of each fold."""
-    return min(1.0, CHOOSING / sum(map(len, rows.values())))
-
-
-def drawn(rows: Sequence[Sample], share: float, seed: int) -> list[Sample]:
-    """Some of the rows, in their order, the same for the same seed.
+def drawn(held_out: dict[int, list[Sample]]) -> list[Sample]:
+    """`CHOOSING` of the held-out images at most, as large a share of each fold, in order.
 
     Not each k-th of them: in the order of names, every eighth image of Carvana is of two of its
     sixteen views alone.
     """
-    count = math.floor(share * len(rows))
-    some = np.random.default_rng(seed).permutation(len(rows))[: max(1, count)]
-    return [rows[at] for at in sorted(some.tolist())]
+    share = min(1.0, CHOOSING / sum(map(len, held_out.values())))
+    chosen = []
+    for fold, rows in held_out.items():
+        some = np.random.default_rng(fold).permutation(len(rows))
+        count = max(1, math.floor(share * len(rows)))
+        chosen += [rows[at] for at in sorted(some[:count].tolist())]
+    return chosen
 
 
 class _Scores:
@@ -221,7 +220,7 @@ class _Scores:
         self, paths: Paths, rows: dict[int, list[Sample]], levels: dict[int, list[Kept]], size: Size
     ) -> None:
         self._archives, self._size = Archives(paths.raw), size
-        self._rows = [row for fold in rows for row in drawn(rows[fold], share(rows), fold)]
+        self._rows = drawn(rows)
         self.folds = np.array([row.fold for row in self._rows])
         self._levels = levels
         self._known: dict[Weights, Float64] = {}
