@@ -34,7 +34,7 @@ from pipeline.train import stage
 from pipeline.train.data import Cache
 from pipeline.train.held_out import HeldOut
 from pipeline.train.loss import entropy_dice
-from pipeline.train.optimization import make_optimizer, moving_average
+from pipeline.train.optimization import MovingAverage, make_optimizer
 
 WARM_UP = 5  # steps before the clock starts
 
@@ -117,7 +117,7 @@ def bare_steps(
     plain = make_optimizer(network.parameters(), True, **settings.optimizer.model_dump())
     compiled: Any = torch.compile(network, dynamic=False) if compile else network
     wrapped, optimizer = fabric.setup(compiled, plain)
-    average = moving_average(network, 0.999) if ema else None
+    average = MovingAverage(network, 0.999) if ema else None
     height, width = settings.size
     shape = (settings.phases[-1].batch_size, height, width)
     images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=fabric.device)
@@ -131,7 +131,7 @@ def bare_steps(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if average is not None:
-            average.update_parameters(network)
+            average.update()
         return len(images)
 
     return {"speed": timed(step, seconds, fabric.device)}

@@ -1,11 +1,16 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.recipe.schema import Phase
-from pipeline.train.optimization import Schedule, cosine, make_optimizer, moving_average
+from pipeline.train.optimization import MovingAverage, Schedule, cosine, make_optimizer
 
 
 def parameter() -> torch.nn.Parameter:
@@ -156,13 +161,13 @@ def filled(value: float) -> nn.Sequential:
 def test_the_average_is_what_its_formula_says() -> None:
     """It begins with the first step's weights."""
     made, expected = filled(0.0), 1.0
-    average = moving_average(made, 0.5)
+    average = MovingAverage(made, 0.5)
     for number in range(1, 13):
         if number > 1:
             decay = min(0.5, number / (9 + number))
             expected = decay * expected + (1 - decay) * number
         fill(made, number)
-        average.update_parameters(made)
+        average.update()
     for name, value in average.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, torch.full_like(value, expected), msg=name)
@@ -172,15 +177,15 @@ def test_the_average_is_what_its_formula_says() -> None:
 
 def test_the_average_goes_on_from_its_state() -> None:
     made = filled(0.0)
-    one, other = moving_average(made, 0.9), moving_average(made, 0.9)
+    one, other = MovingAverage(made, 0.9), MovingAverage(made, 0.9)
     for value in (1.0, 3.0):
         fill(made, value)
-        one.update_parameters(made)
+        one.update()
     other.load_state_dict(one.state_dict())
     fill(made, 5.0)
 
-    def next_of(average: AveragedModel) -> dict[str, torch.Tensor]:
-        average.update_parameters(made)
+    def next_of(average: MovingAverage) -> dict[str, torch.Tensor]:
+        average.update()
         return average.module.state_dict()
 
     other_state = next_of(other)
@@ -190,8 +195,63 @@ def test_the_average_goes_on_from_its_state() -> None:
 
 def test_the_average_leaves_the_network_alone() -> None:
     made = filled(2.0)
-    average = moving_average(made, 0.9)
+    average = MovingAverage(made, 0.9)
     fill(average.module, 4.0)
-    average.update_parameters(made)
+    average.update()
     assert all((value == 2).all() for value in made.state_dict().values())
     assert not any(value.requires_grad for value in average.parameters())
+
+
+def test_the_average_is_torchs_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def average(averaged: Any, current: Any, _: object) -> None:
+        if averaged[0].is_floating_point():
+            steps = int(torchs.n_averaged)
+            torch._foreach_lerp_(averaged, current, 1 - min(0.7, (1 + steps) / (10 + steps)))
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    ours = MovingAverage(made, 0.7)
+    torchs = AveragedModel(made, multi_avg_fn=average, use_buffers=True)
+    for _ in range(9):
+        for value in made.parameters():
+            value.data.add_(torch.randn_like(value))
+        made(torch.randn(2, 3, 5, 5))
+        ours.update()
+        torchs.update_parameters(made)
+    theirs = torchs.state_dict()
+    assert list(ours.state_dict()) == list(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
+
+
+class Moves(TorchDispatchMode):
+    """Notes the operations that bring a tensor to another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tensors = [one for one in pytree.tree_leaves((args, made)) if isinstance(one, torch.Tensor)]
+        if len({one.device for one in tensors}) > 1:
+            self.found.add(str(func))
+        return made
+
+
+def moves(update: Callable[[], None]) -> set[str]:
+    update()  # the first only copies
+    with Moves() as seen:
+        update()
+    return seen.found
+
+
+def test_nothing_travels_to_the_device_at_an_update() -> None:
+    """The host would wait for it until a GPU has done all that was queued, as in torch's own."""
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to("meta")
+    average = MovingAverage(made, 0.7)
+    torchs = AveragedModel(made, multi_avg_fn=lambda *_: None, use_buffers=True)
+    assert moves(average.update) == set()
+    assert moves(lambda: torchs.update_parameters(made)) == {"aten._to_copy.default"}

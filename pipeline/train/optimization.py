@@ -1,5 +1,6 @@
 """How weights move: optimizers, the learning rate's schedule, and the moving average of weights."""
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 
 from pipeline.recipe.schema import Phase
 from pipeline.support.errors import UserError
@@ -140,22 +140,46 @@ def _one_cycle(optimizer: Optimizer, steps: int, warm_up: float) -> OneCycleLR:
     )
 
 
-def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(nn.Module):
     """An exponential moving average of a network's weights and BatchNorm statistics.
 
     The decay starts low and rises to the one asked for as (1 + n) / (10 + n) after n steps, so
     that the random start is soon forgotten: TensorFlow's `ExponentialMovingAverage` with
     `num_updates`. Counts of batches are the network's own.
+
+    torch's `AveragedModel` does the same, but brings its count to the GPU at each update: there the
+    host waits until all is done that was queued, and then the GPU waits for the host. Nothing is
+    waited for here.
     """
 
-    @torch.no_grad()
-    def average(averaged: Any, current: Any, count: Tensor | int) -> None:
-        steps = int(made.n_averaged)  # on the host, while `count` may be a number on a GPU
-        if averaged[0].is_floating_point():
-            weight = 1 - min(decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(averaged, current, weight)
-        else:
-            torch._foreach_copy_(averaged, current)
+    n_averaged: Tensor
 
-    made = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-    return made.requires_grad_(False)
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Average the network, whose parameters and buffers must stay the same tensors."""
+        super().__init__()
+        self.module = copy.deepcopy(network).requires_grad_(False)
+        self.register_buffer("n_averaged", torch.tensor(0))  # on the CPU, wherever the network is
+        self._decay = decay
+        pairs = [(mine.detach(), own.detach()) for mine, own in zip(
+            _tensors(self.module), _tensors(network), strict=True
+        )]  # fmt: skip
+        self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the network as it is now: after each of its steps."""
+        steps = int(self.n_averaged)
+        mine, own = map(list, zip(*self._weights, strict=True))
+        if steps:
+            weight = 1 - min(self._decay, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_(mine, own, weight)
+        else:
+            torch._foreach_copy_(mine, own)
+        for counts, theirs in self._counts:
+            counts.copy_(theirs)
+        self.n_averaged += 1
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -100,7 +100,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
     parts["precision"] = fabric.strategy.precision  # float16's loss scale
     judged: nn.Module = network
     if settings.weights.ema != "none":
-        average = optimization.moving_average(network, settings.weights.ema)
+        average = optimization.MovingAverage(network, settings.weights.ema)
         parts["average"], judged = average, average.module
     losses = Losses(fabric.device, [row.sample_id for row in job.every_row])
     progress = checkpointer.resume(parts, {"losses": losses})
@@ -141,7 +141,7 @@ def train(network: model.Segmenter, job: Job) -> tuple[State, Progress]:
                         optimizer.zero_grad(set_to_none=True)
                         schedule.after_step()
                         if settings.weights.ema != "none":
-                            average.update_parameters(network)
+                            average.update()
                     bar.update()
                     if losses.add(terms, rows):
                         bar.show(losses.look())
