@@ -160,26 +160,26 @@ class MovingAverage(nn.Module):
         self.module = copy.deepcopy(network).requires_grad_(False)
         self.register_buffer("n_averaged", torch.tensor(0))  # on the CPU, wherever the network is
         self._decay = decay
-        pairs = [(mine.detach(), own.detach()) for mine, own in zip(
-            _tensors(self.module), _tensors(network), strict=True
-        )]  # fmt: skip
-        self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._weights, self._counts = (
+            (_tensors(self.module, floating), _tensors(network, floating))
+            for floating in (True, False)
+        )
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the network as it is now: after each of its steps."""
         steps = int(self.n_averaged)
-        mine, own = map(list, zip(*self._weights, strict=True))
         if steps:
             weight = 1 - min(self._decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(mine, own, weight)
+            torch._foreach_lerp_(*self._weights, weight)
         else:
-            torch._foreach_copy_(mine, own)
-        for counts, theirs in self._counts:
-            counts.copy_(theirs)
+            torch._foreach_copy_(*self._weights)
+        for mine, own in zip(*self._counts, strict=True):
+            mine.copy_(own)
         self.n_averaged += 1
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+def _tensors(network: nn.Module, floating: bool) -> list[Tensor]:
+    """Weights and statistics, or else the counts."""
+    each = (*network.parameters(), *network.buffers())
+    return [one.detach() for one in each if one.is_floating_point() == floating]
